@@ -1,0 +1,62 @@
+"""Small files that survive a power cut: written beside, flushed, renamed, directory flushed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace `path` with `data` so that a cut leaves the old or the new content, never a mixture.
+
+    Raises:
+        OSError: the file system refused; the old content is still there.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def remove_durably(path: Path) -> None:
+    """Remove `path` if it is there, and flush its directory.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory's entries to the medium."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Read at most `limit` bytes of a file.
+
+    Raises:
+        OSError: the file can't be read.
+        ValueError: it is longer than `limit` bytes.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"{path} is longer than {limit} bytes")
+    return data

@@ -1,0 +1,115 @@
+"""Every error of `updated`: one tree, pinned numbers that are never reused.
+
+Numbers up to 199 are update_engine's ActionExitCode where its meaning is ours, so that an Omaha server that knows
+update_engine understands our error events; 2000 plus an HTTP status is its form for a failed request. Numbers from
+200 are our own.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from updated.common.errors import OperatorError, Retry
+
+__all__ = ["ErrorCode", "LocalError", "RefusedError", "RemoteError", "Retry", "UpdateError"]
+
+
+class ErrorCode(IntEnum):
+    """The pinned codes."""
+
+    ERROR = 1
+    OMAHA_REQUEST = 2
+    POSTINSTALL = 5
+    INSTALL_DEVICE_OPEN = 7
+    DOWNLOAD_TRANSFER = 9
+    PAYLOAD_HASH_MISMATCH = 10
+    PAYLOAD_SIZE_MISMATCH = 11
+    PAYLOAD_VERIFICATION = 12
+    NEW_PARTITION_INFO = 13
+    DOWNLOAD_WRITE = 14
+    PARTITION_HASH_MISMATCH = 15  # what was read back isn't what was signed
+    FILE_HASH_MISMATCH = 16  # the same for a file that a procedure wrote (a kernel)
+    SIGNATURE_MISSING = 17
+    SIGNATURE_MISMATCH = 18
+    SOURCE_MISMATCH = 20  # a delta's source isn't the image that it was made from
+    METADATA_MAGIC = 21
+    MANIFEST_PARSE = 23
+    METADATA_SIGNATURE_MISMATCH = 26
+    OPERATION_EXECUTION = 28
+    OPERATION_HASH_MISMATCH = 29
+    OMAHA_EMPTY_RESPONSE = 30
+    OMAHA_XML_PARSE = 31
+    METADATA_SIZE = 32
+    OMAHA_RESPONSE_INVALID = 34
+    DEFERRED_FOR_BACKOFF = 40
+    OPERATION_HASH_MISSING = 38
+    METADATA_SIGNATURE_MISSING = 39
+    ROLLED_BACK = 44
+
+    KEY_MISSING = 200
+    KEY_WEAK = 201
+    KEY_UNREADABLE = 202
+    KEY_REVOKED = 203
+
+    PRODUCT_MISMATCH = 210
+    CHANNEL_MISMATCH = 211
+    ROLLBACK_INDEX_TOO_LOW = 212
+    RELEASE_EXPIRED = 213
+    IDENTITY_MISSING = 214
+    VERSION_FAILED_BEFORE = 215
+
+    PAYLOAD_VERSION_UNKNOWN = 220
+    OPERATION_UNSUPPORTED = 221
+    LIMIT_EXCEEDED = 222
+    EXTENT_OUT_OF_RANGE = 223
+    EXTENT_EMPTY = 224
+    EXTENT_OVERLAP = 225
+    PARTITION_UNKNOWN = 226
+
+    TARGET_IS_RUNNING = 230
+    TARGET_MOUNTED = 231
+    TARGET_TOO_SMALL = 232
+    TARGET_BUSY = 233
+    SLOT_NOT_FOUND = 234
+    GPT_INVALID = 235
+    BOOT_CONTROL = 236
+    READ_BACK = 237  # the medium can't be read back
+
+    OMAHA_DTD = 240
+    OMAHA_TOO_LARGE = 241
+    PACKAGE_NAME = 242
+    OMAHA_WRONG_APP = 243
+    OMAHA_REFUSED = 244  # the server's own "not now" or "not you"
+    OMAHA_UNREACHABLE = 245
+    HTTP_STATUS = 246
+    HTTP_RANGE = 247
+    HTTP_REDIRECT = 248
+    DOWNLOAD_TOO_SLOW = 249
+
+    CONFIG = 250
+    STATE = 251
+    BUSY = 252
+    UNREACHABLE = 253
+    USAGE = 254
+    CANCELLED = 255
+    NO_SPACE = 256
+
+    HEALTH_FAILED = 260
+
+
+class UpdateError(OperatorError):
+    """The root of everything that `updated` raises on purpose."""
+
+    code: ErrorCode
+
+
+class RefusedError(UpdateError):
+    """Policy or trust says no: a command exits with 3."""
+
+
+class RemoteError(UpdateError):
+    """A server or what it sent is at fault."""
+
+
+class LocalError(UpdateError):
+    """This machine is at fault: configuration, medium, state."""
