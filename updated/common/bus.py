@@ -1,0 +1,183 @@
+"""A D-Bus connection: calls, signals from a checked sender, exported objects, and a close that leaves no socket.
+
+The one module of both daemons that knows the D-Bus library (beside each daemon's own bus.py, which exports its
+interface), so that another library could take its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dbus_next import BusType, DBusError, Message, MessageType
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import NameFlag, RequestNameReply
+from dbus_next.errors import AuthError, InvalidAddressError
+from dbus_next.service import ServiceInterface
+
+from updated.common.errors import OperatorError
+
+DAEMON = "org.freedesktop.DBus"
+DAEMON_PATH = "/org/freedesktop/DBus"
+CALL_SECS = 30.0  # a daemon that doesn't answer a call in this time counts as unreachable
+
+
+class BusError(Exception):
+    """The bus can't be reached, or a name is taken."""
+
+
+class BusCallError(Exception):
+    """The other side answered a call with an error."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name
+        self.text = text
+
+
+class Bus:
+    """One open connection; made by `connect`."""
+
+    def __init__(self, raw: MessageBus) -> None:
+        self._raw = raw
+        self._owners: dict[str, str] = {}
+        self._handlers: list[tuple[tuple[str, str, str, str], Callable[[list[Any]], None]]] = []
+        raw.add_message_handler(self._on_message)
+
+    async def call(
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        body: Sequence[Any] = (),
+    ) -> list[Any]:
+        """Call a method and return its answer's values.
+
+        Raises:
+            BusCallError: the other side (or the bus: no such name, access denied) answered with an error.
+            BusError: no answer in 30 seconds, or the connection is gone.
+        """
+        message = Message(
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=list(body),
+        )
+        try:
+            async with asyncio.timeout(CALL_SECS):
+                reply = await self._raw.call(message)
+        except TimeoutError as error:
+            raise BusError(f"{destination} did not answer {member} in {CALL_SECS:.0f} s") from error
+        except (OSError, EOFError) as error:
+            raise BusError(f"the connection to the bus broke: {error}") from error
+        if reply is None:
+            raise BusError("the connection to the bus is closed")
+        if reply.message_type is MessageType.ERROR:
+            raise BusCallError(reply.error_name or "", str(reply.body[0]) if reply.body else "")
+        return list(reply.body)
+
+    async def subscribe(
+        self, *, sender: str, path: str, interface: str, member: str, handler: Callable[[list[Any]], None]
+    ) -> None:
+        """Call `handler` with each such signal that the owner of the name `sender` sends.
+
+        The owner is checked, for a match rule doesn't hold back a signal that a local user sends straight to us.
+
+        Raises:
+            BusCallError: the bus refused the match rule.
+        """
+        await self._add_match(
+            f"type='signal',sender='{DAEMON}',interface='{DAEMON}',member='NameOwnerChanged',arg0='{sender}'"
+        )
+        await self._add_match(
+            f"type='signal',sender='{sender}',path='{path}',interface='{interface}',member='{member}'"
+        )
+        self._handlers.append(((sender, path, interface, member), handler))
+        owner = await self.owner(sender)
+        if owner:
+            self._owners.setdefault(sender, owner)
+
+    async def owner(self, name: str) -> str | None:
+        """Return the unique name behind a well-known name, or None when nobody owns it."""
+        try:
+            (unique,) = await self.call(DAEMON, DAEMON_PATH, DAEMON, "GetNameOwner", "s", [name])
+        except BusCallError as error:
+            if error.name == "org.freedesktop.DBus.Error.NameHasNoOwner":
+                return None
+            raise
+        return str(unique)
+
+    def export(self, path: str, interface: ServiceInterface) -> None:
+        """Offer an interface at an object path."""
+        self._raw.export(path, interface)
+
+    async def request_name(self, name: str) -> None:
+        """Own a well-known name.
+
+        Raises:
+            BusError: another connection owns it, or the bus's policy forbids it.
+        """
+        try:
+            reply = await self._raw.request_name(name, NameFlag.DO_NOT_QUEUE)
+        except DBusError as error:
+            raise BusError(f"the bus doesn't let us own {name}: {error.text}") from error
+        if reply not in (RequestNameReply.PRIMARY_OWNER, RequestNameReply.ALREADY_OWNER):
+            raise BusError(f"another process owns {name}")
+
+    async def wait_closed(self) -> None:
+        """Return when the connection is gone, for whatever reason."""
+        try:
+            await self._raw.wait_for_disconnect()
+        except (OSError, EOFError):
+            return  # that it is gone is what was asked
+
+    async def close(self) -> None:
+        """Leave the bus and close its socket, which the library leaves open."""
+        if self._raw.connected:
+            self._raw.disconnect()
+        await self.wait_closed()
+        self._raw._sock.close()  # noqa: SLF001 - the library offers no public way to it
+
+    async def _add_match(self, rule: str) -> None:
+        await self.call(DAEMON, DAEMON_PATH, DAEMON, "AddMatch", "s", [rule])
+
+    def _on_message(self, message: Message) -> None:
+        if message.message_type is not MessageType.SIGNAL:
+            return
+        if message.member == "NameOwnerChanged" and message.sender == DAEMON:
+            name, _old, new = message.body
+            self._owners[name] = new
+            return
+        for (sender, *shape), handler in self._handlers:
+            if (
+                shape == [message.path, message.interface, message.member]
+                and self._owners.get(sender) == message.sender
+            ):
+                handler(message.body)
+
+
+async def connect(address: str | None) -> Bus:
+    """Connect to the bus at `address`, or to the system bus.
+
+    Raises:
+        BusError: nobody answers there, or the bus refuses us.
+    """
+    where = address or "the system bus"
+    try:
+        raw = MessageBus(bus_address=address, bus_type=BusType.SYSTEM)
+        async with asyncio.timeout(CALL_SECS):
+            await raw.connect()
+    except (OSError, EOFError, TimeoutError, AuthError, InvalidAddressError) as error:
+        raise BusError(f"{where} can't be reached: {error}") from error
+    return Bus(raw)
+
+
+def as_bus_error(error: OperatorError, prefix: str) -> DBusError:
+    """Turn an error into the D-Bus form `PREFIX.CamelName` with the sentence and the hint."""
+    name = "".join(word.capitalize() for word in error.code.name.split("_"))
+    return DBusError(f"{prefix}.{name}", f"{error.message}. {error.hint}")

@@ -1,0 +1,114 @@
+"""Layered TOML as systemd layers its own files: vendor, runtime, administrator, and drop-ins between them.
+
+`NAME.toml` is taken from the first of /etc, /run, /usr/lib that has it; `NAME.toml.d`-style drop-ins `NN-x.toml` in
+`conf.d` of all three are read in the order of their names, where a file in /etc hides one of the same name in /run,
+and that one in /usr/lib (the rule of systemd's unit and configuration files). An empty drop-in or one that is a link
+to /dev/null masks the others of its name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOTS = (Path("/etc"), Path("/run"), Path("/usr/lib"))  # highest precedence first
+FILE_LIMIT = 256 * 1024  # bytes
+
+
+class SettingsError(Exception):
+    """A configuration file can't be read or isn't TOML; the message names the file."""
+
+
+@dataclass(slots=True)
+class Layers:
+    """Merged settings as dotted keys, and where each came from."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+
+    def put(self, values: Mapping[str, Any], origin: str) -> None:
+        """Lay settings over what is there; tables merge, everything else (lists too) is replaced."""
+        for key, value in _flatten(values):
+            self.values[key] = value
+            self.origin[key] = origin
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def load_layers(name: str, explicit: Path | None, roots: Sequence[Path] = ROOTS) -> Layers:
+    """Read `NAME/NAME.toml` and its drop-ins below `roots`, or `explicit` and the `conf.d` beside it.
+
+    Raises:
+        SettingsError: a file is unreadable or malformed, or `explicit` isn't there.
+    """
+    layers = Layers()
+    folders = [explicit.parent] if explicit else [root / name for root in roots]
+    if explicit:
+        main: Path | None = explicit
+    else:
+        main = next((folder / f"{name}.toml" for folder in folders if (folder / f"{name}.toml").exists()), None)
+    if main is not None:
+        layers.put(read_toml(main), str(main))
+    for path in _drop_ins([folder / "conf.d" for folder in folders]):
+        layers.put(read_toml(path), str(path))
+    return layers
+
+
+def _drop_ins(folders: Sequence[Path]) -> list[Path]:
+    chosen: dict[str, Path] = {}
+    for folder in reversed(folders):  # lowest precedence first, so that a higher one hides it
+        if folder.is_dir():
+            chosen.update({path.name: path for path in folder.glob("*.toml")})
+    return [chosen[name] for name in sorted(chosen)]
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse one file; /dev/null and an empty file are an empty table.
+
+    Raises:
+        SettingsError: unreadable, over 256 KiB, or not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_LIMIT + 1)
+        if len(data) > FILE_LIMIT:
+            raise SettingsError(f"{path} is over {FILE_LIMIT} bytes")
+        return tomllib.loads(data.decode())
+    except OSError as error:
+        raise SettingsError(f"{path} can't be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+
+
+def read_key_values(path: Path) -> dict[str, str]:
+    """Parse KEY=VALUE lines as update.conf and os-release have them: `#` comments, one pair of quotes removed.
+
+    Raises:
+        SettingsError: the file is there but can't be read. A file that isn't there is empty.
+    """
+    try:
+        text = path.read_text(errors="replace")
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{path} can't be read: {error.strerror}") from error
+    found = {}
+    for raw in text.splitlines():
+        line = raw.strip()
+        if not line or line.startswith("#") or "=" not in line:
+            continue
+        key, _, value = line.partition("=")
+        value = value.strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+            value = value[1:-1]
+        found[key.strip()] = value
+    return found
