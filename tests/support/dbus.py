@@ -28,11 +28,13 @@ def private_bus(directory: Path) -> Iterator[str]:
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "bus.conf"
     config.write_text(CONFIG.format(directory=directory))
-    daemon = subprocess.Popen(
-        ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    with (directory / "bus.log").open("wb") as log:
+        daemon = subprocess.Popen(
+            ["dbus-daemon", f"--config-file={config}", "--nofork", "--nopidfile", "--print-address=1"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     try:
         assert daemon.stdout is not None
         address = daemon.stdout.readline().strip()

@@ -161,6 +161,18 @@ class Bus:
                 handler(message.body)
 
 
+class _ClosingBus(MessageBus):  # type: ignore[misc]  # the library is Any to mypy
+    """The library's connection, which would leave its socket open when nobody listens at the address."""
+
+    def _setup_socket(self) -> None:
+        try:
+            super()._setup_socket()
+        except BaseException:
+            if hasattr(self, "_sock"):
+                self._sock.close()
+            raise
+
+
 async def connect(address: str | None) -> Bus:
     """Connect to the bus at `address`, or to the system bus.
 
@@ -169,7 +181,7 @@ async def connect(address: str | None) -> Bus:
     """
     where = address or "the system bus"
     try:
-        raw = MessageBus(bus_address=address, bus_type=BusType.SYSTEM)
+        raw = _ClosingBus(bus_address=address, bus_type=BusType.SYSTEM)
         async with asyncio.timeout(CALL_SECS):
             await raw.connect()
     except (OSError, EOFError, TimeoutError, AuthError, InvalidAddressError) as error:

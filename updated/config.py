@@ -1,0 +1,176 @@
+"""The agent's settings: defaults, update.conf, updated.toml, drop-ins, environment; each value knows its origin.
+
+Precedence, lowest first: the defaults below, update.conf's KEY=VALUE files as Flatcar has them, `updated.toml`,
+`conf.d/NN-name.toml`, the environment (UPDATED_BUS_ADDRESS). `UPDATED_CONFIG` or `--config` names one file instead
+of the system's; update.conf is then left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from updated.common.schema import fill
+from updated.common.settings import Layers, SettingsError, load_layers, read_key_values
+from updated.errors import ErrorCode, LocalError
+
+# highest precedence first (update_engine's order); an empty value in an earlier file wins there too
+UPDATE_CONF = (
+    Path("/etc/flatcar/update.conf"),
+    Path("/usr/share/flatcar/update.conf"),
+    Path("/usr/share/flatcar/release"),
+)
+UPDATE_CONF_KEYS = {
+    "SERVER": "server.url",
+    "GROUP": "server.channel",
+    "MACHINE_ALIAS": "server.machine_alias",
+    "FLATCAR_RELEASE_APPID": "server.product",
+    "FLATCAR_RELEASE_BOARD": "server.board",
+    "DOWNLOAD_USER": "download.user",
+    "DOWNLOAD_PASSWORD": "download.password",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Whom to ask, for what, how often."""
+
+    url: str = ""
+    product: str = ""
+    channel: str = "stable"
+    board: str = ""
+    machine_alias: str = ""
+    ca_file: Path | None = None
+    proxy: str | None = None
+    timeout_secs: float = 30.0
+    initial_delay_secs: float = 420.0  # 7 minutes
+    poll_interval_secs: float = 2700.0  # 45 minutes
+
+
+@dataclass(frozen=True, slots=True)
+class DownloadSettings:
+    """Bounds of a download."""
+
+    user: str = ""
+    password: str = ""
+    deadline_secs: float = 21600.0  # 6 hours
+    min_bytes_per_sec: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TrustSettings:
+    """What makes a payload believable."""
+
+    keys_dir: Path = Path("/usr/share/updated/keys")
+    allow_legacy_payloads: bool = False
+    allow_unsigned_metadata: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SlotSettings:
+    """Where the two slots are."""
+
+    disk: Path | None = None  # a block device or an image file; none: the disk that the running slot is on
+    labels: tuple[str, ...] = ("USR-A", "USR-B")
+    tries: int = 3
+    kernel_path: Path | None = None  # where a payload's kernel goes, `{slot}` is a or b
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSettings:
+    """What makes a boot good."""
+
+    units: tuple[str, ...] = ("boot-complete.target",)
+    commands: tuple[tuple[str, ...], ...] = ()
+    deadline_secs: float = 300.0
+    interval_secs: float = 5.0
+    command_timeout_secs: float = 60.0
+    reboot_command: tuple[str, ...] = ()  # after a failed trial boot; empty: ask logind
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """Where the facts about this machine are; other values are for containers and tests."""
+
+    cmdline: Path = Path("/proc/cmdline")
+    mountinfo: Path = Path("/proc/self/mountinfo")
+    sysfs: Path = Path("/sys")
+    boot_id: Path = Path("/proc/sys/kernel/random/boot_id")
+    machine_id: Path = Path("/etc/machine-id")
+    os_release: Path = Path("/etc/os-release")
+    root: Path = Path("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that the agent may be told."""
+
+    server: ServerSettings = field(default_factory=ServerSettings)
+    download: DownloadSettings = field(default_factory=DownloadSettings)
+    trust: TrustSettings = field(default_factory=TrustSettings)
+    slots: SlotSettings = field(default_factory=SlotSettings)
+    health: HealthSettings = field(default_factory=HealthSettings)
+    host: HostSettings = field(default_factory=HostSettings)
+    state_dir: Path = Path("/var/lib/updated")
+    bus_address: str | None = None
+    log_level: str = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, the layers they came from, and the keys that nothing knows."""
+
+    settings: Settings
+    layers: Layers
+    unknown: tuple[str, ...]
+
+
+def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """Read every layer and check it.
+
+    Raises:
+        LocalError: CONFIG; a file is unreadable, malformed, or a value has the wrong type or can't work.
+    """
+    explicit = config or (Path(environ["UPDATED_CONFIG"]) if environ.get("UPDATED_CONFIG") else None)
+    try:
+        layers = Layers()
+        if explicit is None:
+            _put_update_conf(layers)
+        files = load_layers("updated", explicit)
+        layers.values |= files.values
+        layers.origin |= files.origin
+        if environ.get("UPDATED_BUS_ADDRESS"):
+            layers.put({"bus_address": environ["UPDATED_BUS_ADDRESS"]}, "environment UPDATED_BUS_ADDRESS")
+        settings, unknown = fill(Settings, layers)
+    except SettingsError as error:
+        raise _bad(str(error)) from error
+    _check(settings)
+    return Loaded(settings, layers, unknown)
+
+
+def _put_update_conf(layers: Layers) -> None:
+    for path in reversed(UPDATE_CONF):
+        found = read_key_values(path)
+        for key, dotted in UPDATE_CONF_KEYS.items():
+            if key in found:
+                layers.values[dotted] = found[key]
+                layers.origin[dotted] = str(path)
+
+
+def _check(settings: Settings) -> None:
+    if len(set(settings.slots.labels)) != 2:  # noqa: PLR2004 - A and B
+        raise _bad(f"slots.labels must name two partitions, not {list(settings.slots.labels)}")
+    if not 1 <= settings.slots.tries <= 15:  # noqa: PLR2004 - four bits of the GPT attributes
+        raise _bad(f"slots.tries must be 1 to 15, not {settings.slots.tries}")
+    if settings.health.interval_secs <= 0:
+        raise _bad("health.interval_secs must be above 0")
+    url = settings.server.url
+    if url and url != "disabled" and not url.startswith(("http://", "https://")):
+        raise _bad(f"server.url must begin with https:// or http://, or be `disabled`, not {url!r}")
+
+
+def _bad(message: str) -> LocalError:
+    return LocalError(
+        ErrorCode.CONFIG, message, hint="Correct the file; `update-ctl config check` tells when it is right."
+    )
