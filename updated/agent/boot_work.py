@@ -1,0 +1,114 @@
+"""The work around a boot: what kind of boot is this, is it healthy, confirm it or fall back."""
+
+from __future__ import annotations
+
+import asyncio
+
+from updated.agent import talk
+from updated.agent.context import Context
+from updated.agent.host import HostFacts
+from updated.agent.machine import Event
+from updated.common.log import get_logger
+from updated.confirm.health import judge
+from updated.confirm.rollback import Boot, Pending, classify_boot, raised_floor
+from updated.errors import ErrorCode, LocalError
+
+log = get_logger("agent")
+
+
+class BootWork:
+    """Effects before the first poll."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def recall(self) -> Event:
+        """Find out what kind of boot this is and what was going on; settle what a rollback means.
+
+        Raises:
+            LocalError: facts, slots or the state can't be read.
+        """
+        context = self._context
+        context.memory, damage = context.means.store.load()
+        if damage:
+            log.error("state-damaged", detail=damage)
+        facts, booted = context.recall_host()
+        pending = context.memory.pending
+        other = next(slot for slot in context.means.boot.slots() if slot.partuuid != booted.partuuid)
+        spent = other.priority > 0 and other.tries == 0 and not other.successful
+        boot = classify_boot(pending, facts.boot_id, booted.partuuid, tries_spent=spent)
+        if boot in (Boot.ROLLED_BACK, Boot.INTERRUPTED):
+            context.means.boot.unmark(other)  # neither a bad slot nor half an arming may boot later
+        if boot is Boot.ROLLED_BACK and pending is not None:
+            self._note_rollback(pending, facts)
+        if boot is Boot.INTERRUPTED:
+            context.memory.pending = None
+        context.trial = boot is Boot.TRIAL
+        context.memory.aleph_version = context.memory.aleph_version or facts.version
+        context.save()
+        if boot is Boot.SAME and pending is not None:
+            context.view.version_new, context.view.slot_target = pending.version_to, pending.slot
+            context.view.boot_confirmed = True  # an update is only taken in a confirmed boot
+            return Event.SLOT_ARMED
+        context.view.boot_confirmed = context.memory.confirmed_boot_id == facts.boot_id
+        return Event.BOOT_JUDGED if context.view.boot_confirmed else Event.BOOT_UNJUDGED
+
+    def _note_rollback(self, pending: Pending, facts: HostFacts) -> None:
+        memory, now = self._context.memory, self._context.now()
+        log.error("rolled-back", version=pending.version_to, running=facts.version)
+        memory.remember_failed(pending.version_to)
+        memory.rolled_back = {"version": pending.version_to, "at": now, "boot_id": facts.boot_id}
+        memory.queue_event(talk.error_event(ErrorCode.ROLLED_BACK))
+        memory.note(now, "rolled-back", pending.version_to, f"the boot loader came back to {facts.version}")
+        memory.pending = None
+
+    async def judge_health(self) -> tuple[Event, ...]:
+        """Run the health gate; mark the slot good, or ask for the fall-back of a trial boot.
+
+        Raises:
+            LocalError: HEALTH_FAILED on a boot that has nothing to fall back to, BOOT_CONTROL when marking failed.
+        """
+        context = self._context
+        verdict = await judge(context.means.settings.health, context.means.clock)
+        if verdict.healthy:
+            await self._confirm()
+            return (Event.HEALTHY,)
+        error = LocalError(
+            ErrorCode.HEALTH_FAILED,
+            f"this boot is not healthy: {verdict.reason}",
+            hint="Repair what the check names; see `systemctl --failed` and the journal of this boot.",
+        )
+        if not context.trial:
+            raise error
+        log.error("trial-boot-unhealthy", version=context.view.version_booted, reason=verdict.reason)
+        context.memory.note(context.now(), "unhealthy", context.view.version_booted, verdict.reason)
+        context.note_error(error)
+        return (Event.UNHEALTHY_TRIAL,)
+
+    async def _confirm(self) -> None:
+        """Mark the booted slot good, raise the floor, remember both; every step may be repeated after a cut."""
+        context = self._context
+        facts, booted = context.known()
+        await asyncio.to_thread(context.means.boot.confirm, booted)
+        if context.trial and context.memory.pending is not None:
+            await asyncio.to_thread(self._settle_trial, context.memory.pending, facts, booted.name)
+        context.memory.confirmed_boot_id = facts.boot_id
+        context.save()
+        context.trial = False
+        context.view.boot_confirmed = True
+
+    def _settle_trial(self, pending: Pending, facts: HostFacts, slot: str) -> None:
+        memory, store = self._context.memory, self._context.means.store
+        store.raise_floor(raised_floor(store.floor(), pending.rollback_index))
+        memory.queue_event(talk.complete_event(pending.version_from))
+        memory.note(self._context.now(), "confirmed", facts.version, f"slot {slot}, was {pending.version_from}")
+        memory.rolled_back = memory.last_error = memory.pending = None
+
+    async def fall_back(self) -> tuple[Event, ...]:
+        """Reboot, so that the boot loader uses up the tries and comes back to the good slot.
+
+        Raises:
+            LocalError: the reboot was refused or its command failed.
+        """
+        await self._context.means.reboot()
+        return ()

@@ -1,0 +1,163 @@
+"""The work on the other slot: install a release into it, arm it, un-mark it again."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from updated.agent import talk
+from updated.agent.context import Context
+from updated.agent.keys import read_keyring
+from updated.agent.machine import Event
+from updated.confirm.rollback import Pending
+from updated.install.fetch import HttpSource, make_http
+from updated.install.pipeline import Installed, InstallRequest, Progress, install
+from updated.omaha.protocol import Offer
+from updated.payload.trust import TrustPolicy
+from updated.slots.layout import Slot
+
+
+class InstallWork:
+    """Effects that change the inactive slot."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._installed: Installed | None = None
+        self._downloaded = False
+        self._cancelled = threading.Event()
+        self.on_downloaded: Callable[[], None] = lambda: None
+
+    async def install(self, offer: Offer) -> tuple[Event, ...]:
+        """Fetch, verify and write the offered release into the other slot.
+
+        Raises:
+            UpdateError: why not; the target slot can't be booted then, the running one is untouched.
+        """
+        context, loop = self._context, asyncio.get_running_loop()
+        self._downloaded = False
+        view = context.view
+        view.bytes_total, view.bytes_done, view.bytes_reused = offer.size, 0, 0
+        request = self._request(offer)
+        try:
+            self._installed = await asyncio.to_thread(
+                self._run, request, offer, lambda seen: _post(loop, self._observe, seen)
+            )
+        except asyncio.CancelledError:
+            self._cancelled.set()  # the thread stops at its next look
+            raise
+        await asyncio.sleep(0)  # lets the last observation in before the events below
+        self._note_downloaded()
+        context.memory.queue_event(talk.DOWNLOAD_FINISHED)
+        return (Event.VERIFIED,)
+
+    def _request(self, offer: Offer) -> InstallRequest:
+        context = self._context
+        settings = context.means.settings
+        return InstallRequest(
+            offer_sha256=offer.sha256,
+            offer_size=offer.size,
+            keyring=read_keyring(settings.trust.keys_dir),
+            policy=TrustPolicy(
+                product=settings.server.product,
+                channels=(settings.server.channel,),
+                rollback_floor=context.means.store.floor(),
+                allow_legacy_payloads=settings.trust.allow_legacy_payloads,
+                allow_unsigned_metadata=settings.trust.allow_unsigned_metadata,
+                failed_versions=frozenset(context.memory.failed_versions),
+            ),
+            now=context.means.clock.now(),
+        )
+
+    def _run(self, request: InstallRequest, offer: Offer, observe: Callable[[Progress], None]) -> Installed:
+        means = self._context.means
+        server = means.settings.server
+        with make_http(ca_file=server.ca_file, proxy=server.proxy) as http:
+            return install(
+                request,
+                source=HttpSource(offer.urls, http=http, expected_size=offer.size),
+                boot=means.boot,
+                host=means.host,
+                observe=observe,
+                cancelled=self._cancelled,
+                file_targets=self._file_targets(),
+            )
+
+    def _file_targets(self) -> dict[str, Path]:
+        path = self._context.means.settings.slots.kernel_path
+        if path is None:
+            return {}
+        return {"kernel": Path(str(path).format(slot=self._other_slot().name.lower()))}
+
+    def _other_slot(self) -> Slot:
+        _, booted = self._context.known()
+        (other,) = [slot for slot in self._context.means.boot.slots() if slot.partuuid != booted.partuuid]
+        return other
+
+    def _observe(self, seen: Progress) -> None:
+        view = self._context.view
+        view.bytes_done, view.bytes_total, view.bytes_reused = seen.bytes_done, seen.bytes_total, seen.bytes_reused
+        self._context.pulse += 1
+        if seen.phase != "downloading":
+            self._note_downloaded()
+        self._context.on_progress()
+
+    def _note_downloaded(self) -> None:
+        if not self._downloaded:
+            self._downloaded = True
+            self.on_downloaded()
+
+    async def arm(self) -> tuple[Event, ...]:
+        """Remember what is about to be tried, then make the boot loader try it.
+
+        The intent is remembered first: a slot that boots and that nobody remembers would never be confirmed. `armed`
+        follows once the boot loader's data are written, so that a cut in between isn't taken for a rollback.
+
+        Raises:
+            LocalError: STATE or BOOT_CONTROL.
+        """
+        context, installed = self._context, self._installed
+        if installed is None:
+            raise AssertionError("arm follows an install")
+        facts, _ = context.known()
+        context.memory.pending = Pending(
+            version_from=facts.version,
+            version_to=installed.version,
+            slot=installed.slot.name,
+            partuuid=installed.slot.partuuid,
+            rollback_index=installed.identity.rollback_index if installed.identity else 0,
+            boot_id=facts.boot_id,
+            armed_at=context.now(),
+        )
+        context.save()
+        await asyncio.to_thread(context.means.boot.arm, installed.slot, context.means.settings.slots.tries)
+        context.memory.pending = dataclasses.replace(context.memory.pending, armed=True)
+        context.memory.queue_event(talk.installed_event(context.means.settings.server.product))
+        context.memory.note(context.now(), "installed", installed.version, f"slot {installed.slot.name}")
+        context.memory.last_error = None
+        context.save()
+        context.view.version_new, context.view.slot_target = installed.version, installed.slot.name
+        return (Event.ARMED,)
+
+    async def disarm(self) -> tuple[Event, ...]:
+        """Give an armed update up: nothing boots its slot any more.
+
+        Raises:
+            LocalError: STATE or BOOT_CONTROL.
+        """
+        context = self._context
+        pending = context.memory.pending
+        if pending is not None:
+            await asyncio.to_thread(context.means.boot.unmark, self._other_slot())
+            context.memory.note(context.now(), "given-up", pending.version_to, "reset by an operator")
+            context.memory.pending = None
+            context.save()
+        context.view.version_new = context.view.slot_target = None
+        return (Event.DISARMED,)
+
+
+def _post(loop: asyncio.AbstractEventLoop, observe: Callable[[Progress], None], seen: Progress) -> None:
+    """Carry an observation from the install's thread to the loop's."""
+    loop.call_soon_threadsafe(observe, seen)

@@ -1,0 +1,211 @@
+"""Performs what the state machine says: one queue of events, one piece of work at a time.
+
+The loop owns the view (what status shows) and the memory (what survives). Long work runs as a task that posts its
+outcome as an event; anything unexpected in it ends the daemon, and systemd starts it afresh.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from updated.agent.boot_work import BootWork
+from updated.agent.context import Context
+from updated.agent.install_work import InstallWork
+from updated.agent.machine import Effect, Event, State, accepts, step
+from updated.agent.server_work import ServerWork
+from updated.agent.status import View
+from updated.agent.talk import error_event
+from updated.common.clock import rfc3339
+from updated.common.log import get_logger
+from updated.common.notify import Notifier
+from updated.errors import ErrorCode, RefusedError, Retry, UpdateError
+
+log = get_logger("agent")
+
+FAILURES = {
+    Effect.JUDGE_HEALTH: Event.UNHEALTHY_BOOT,
+    Effect.FALL_BACK: Event.FALL_BACK_FAILED,
+    Effect.CHECK: Event.CHECK_FAILED,
+    Effect.CHECK_AND_INSTALL: Event.CHECK_FAILED,
+    Effect.INSTALL: Event.INSTALL_FAILED,
+    Effect.ARM: Event.INSTALL_FAILED,
+    Effect.DISARM: Event.DISARM_FAILED,
+    Effect.REPORT: Event.REPORTED,  # what could not be told stays in the outbox for the next time
+    Effect.PING: Event.REPORTED,
+}
+SETTLED = frozenset({State.IDLE, State.NEED_REBOOT, State.UNHEALTHY, State.FALLING_BACK})
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """An event and what came with it."""
+
+    event: Event
+    error: UpdateError | None = None
+
+
+class Agent:
+    """The update agent of one host."""
+
+    def __init__(self, context: Context, notifier: Notifier) -> None:
+        self.context = context
+        self.view: View = context.view
+        self._clock = context.means.clock
+        self._boot, self._server, self._install = BootWork(context), ServerWork(context), InstallWork(context)
+        self._notifier = notifier
+        self._queue: asyncio.Queue[Occurrence] = asyncio.Queue()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._timer: asyncio.Task[None] | None = None
+        self._listeners: list[Callable[[View], None]] = []
+        self._settled = asyncio.Event()
+        context.on_progress = self._publish
+        self._install.on_downloaded = lambda: self.post(Event.DOWNLOADED)
+
+    def listen(self, listener: Callable[[View], None]) -> None:
+        """Call `listener` after every change of the view."""
+        self._listeners.append(listener)
+
+    def post(self, event: Event, error: UpdateError | None = None) -> None:
+        """Queue an event; safe from the event loop's thread only."""
+        self._settled.clear()
+        self._queue.put_nowait(Occurrence(event, error))
+
+    def ask(self, event: Event) -> None:
+        """Queue what a person asked for.
+
+        Raises:
+            RefusedError: BUSY; the agent's state has no place for it.
+        """
+        if not accepts(self.view.state, event):
+            raise RefusedError(
+                ErrorCode.BUSY,
+                f"not now: the agent is in state {self.view.state.value}",
+                hint="See `update-ctl explain` for what would end this.",
+                retry=Retry.LATER,
+            )
+        self.post(event)
+
+    async def settled(self) -> None:
+        """Wait until nothing is under way or queued."""
+        await self._settled.wait()
+
+    async def run(self) -> None:
+        """Recall what was before, then handle events until cancelled.
+
+        Raises:
+            LocalError: the host's facts, the slots or the state directory can't be read.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            _ = tasks.create_task(self._feed_watchdog())
+            self.post(self._boot.recall())
+            while True:
+                await self._handle(await self._queue.get())
+
+    async def _handle(self, occurrence: Occurrence) -> None:
+        transition = step(self.view.state, occurrence.event)
+        if transition is None:
+            log.debug("dropped", stimulus=occurrence.event.value, state=self.view.state.value)
+        else:
+            log.info("transition", trigger=occurrence.event.value, state=transition.to.value)
+            self.view.state = transition.to
+            for effect in transition.effects:
+                self._perform(effect, occurrence)
+            self._publish()
+        if self.view.state in SETTLED and self._queue.empty():
+            self._settled.set()
+
+    def _perform(self, effect: Effect, occurrence: Occurrence) -> None:
+        if effect is Effect.NOTE_ERROR:
+            self._note_error(occurrence.error)
+        elif effect is Effect.FORGET:
+            self._forget()
+        elif effect is Effect.SCHEDULE:
+            self._schedule()
+        else:
+            _ = self._spawn(self._watch(effect, on_demand=occurrence.event is not Event.CHECK_DUE))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        if self._tasks is None:
+            raise AssertionError("effects are performed inside run()")
+        return self._tasks.create_task(work)
+
+    async def _watch(self, effect: Effect, *, on_demand: bool) -> None:
+        """Do a long piece of work; what comes of it, a failure too, is an event."""
+        try:
+            for event in await self._long_work(effect, on_demand=on_demand):
+                self.post(event)
+        except UpdateError as error:
+            self.post(FAILURES[effect], error)
+
+    def _long_work(self, effect: Effect, *, on_demand: bool) -> Coroutine[Any, Any, tuple[Event, ...]]:
+        long_work: dict[Effect, Callable[[], Coroutine[Any, Any, tuple[Event, ...]]]] = {
+            Effect.JUDGE_HEALTH: self._boot.judge_health,
+            Effect.FALL_BACK: self._boot.fall_back,
+            Effect.CHECK: lambda: self._server.check(take=False, on_demand=on_demand),
+            Effect.CHECK_AND_INSTALL: lambda: self._server.check(take=True, on_demand=on_demand),
+            Effect.INSTALL: self._install_offer,
+            Effect.ARM: self._install.arm,
+            Effect.DISARM: self._install.disarm,
+            Effect.REPORT: self._server.report,
+            Effect.PING: self._server.ping,
+        }
+        return long_work[effect]()
+
+    async def _install_offer(self) -> tuple[Event, ...]:
+        if self._server.offer is None:
+            raise AssertionError("an install follows an offer")
+        return await self._install.install(self._server.offer)
+
+    def _note_error(self, error: UpdateError | None) -> None:
+        if error is None:
+            return
+        log.error("failed", code=error.name, message=error.message, hint=error.hint)
+        if self.view.state is State.REPORTING_ERROR:
+            self.context.memory.queue_event(error_event(int(error.code)))
+            self.context.memory.note(self.context.now(), "failed", self.view.version_new or "", error.message)
+        self.context.note_error(error)
+
+    def _forget(self) -> None:
+        """An operator wiped the slate: failures and refused versions count no more."""
+        memory = self.context.memory
+        memory.failed_versions.clear()
+        memory.rolled_back = memory.last_error = None
+        self.view.refusal = None
+        self.context.save()
+
+    def _schedule(self) -> None:
+        """Start the timer to the next check anew."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        delay = self._server.next_check_secs()
+        if delay is None:
+            self.view.next_check = None
+            return
+        self.view.next_check = rfc3339(self._clock.now() + timedelta(seconds=delay))
+        self._timer = self._spawn(self._wake(delay))
+
+    async def _wake(self, delay: float) -> None:
+        await self._clock.sleep(delay)
+        self.post(Event.CHECK_DUE)
+
+    def _publish(self) -> None:
+        self._notifier.status(f"{self.view.state.value} {self.view.version_new or self.view.version_booted}")
+        for listener in self._listeners:
+            listener(self.view)
+
+    async def _feed_watchdog(self) -> None:
+        """Tell systemd that we are alive, but not while work is under way that makes no progress."""
+        if self._notifier.watchdog_secs is None:
+            return
+        seen = -1
+        while True:
+            if self.context.pulse != seen or self.view.state in SETTLED:
+                seen = self.context.pulse
+                self._notifier.watchdog()
+            await self._clock.sleep(self._notifier.watchdog_secs / 4)
