@@ -7,6 +7,7 @@ from typing import Any
 
 from updated.agent.machine import State
 from updated.common.errors import OperatorError
+from updated.errors import RefusedError
 
 # what commands.md promises; states before and after a boot are "idle" with a reason in blocked_by
 PUBLIC_STATE = {
@@ -116,7 +117,14 @@ def as_engine_status(view: View) -> tuple[int, float, str, str, int]:
 
 def error_dict(error: OperatorError, at: str) -> dict[str, Any]:
     """Return `last_error` as status shows it; `at` is RFC 3339."""
-    return {"code": int(error.code), "name": error.name, "message": error.message, "hint": error.hint, "at": at}
+    return {
+        "code": int(error.code),
+        "name": error.name,
+        "message": error.message,
+        "hint": error.hint,
+        "at": at,
+        "refused": isinstance(error, RefusedError),  # policy or trust said no: a command exits with 3
+    }
 
 
 def explain(view: View) -> list[dict[str, str]]:

@@ -46,8 +46,13 @@ def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser
 
 def report(error: OperatorError) -> None:
     """Print an error and what to do about it on stderr."""
-    print(f"error: {error.message} [{error.name}]", file=sys.stderr)
-    print(f"what to do: {error.hint}", file=sys.stderr)
+    report_text(error.message, error.name, error.hint)
+
+
+def report_text(message: str, name: str, hint: str) -> None:
+    """Print an error that arrived as text, in the same form."""
+    print(f"error: {message} [{name}]", file=sys.stderr)
+    print(f"what to do: {hint}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold

@@ -1,0 +1,187 @@
+"""The update-ctl command: arguments in, documents or lines out."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from updated.common import cli
+from updated.common.errors import OperatorError
+from updated.common.schema import flatten
+from updated.config import load
+from updated.ctl import show
+from updated.ctl.client import Daemon, open_daemon
+from updated.ctl.watch import Painter, follow, wait_settled
+from updated.errors import ErrorCode, LocalError, RefusedError
+
+
+def main() -> None:
+    """Run the `update-ctl` command."""
+    cli.run(_main, exit_code=exit_code)
+
+
+def exit_code(error: OperatorError) -> cli.Exit:
+    """Return the exit code that an error means to a script."""
+    if isinstance(error, RefusedError):
+        return cli.Exit.REFUSED
+    return cli.Exit.UNREACHABLE if error.code is ErrorCode.UNREACHABLE else cli.Exit.FAILED
+
+
+def _main() -> int:
+    arguments = _parser().parse_args()
+    if arguments.command == "config":
+        return _config(arguments)
+    commands: dict[str, Callable[[Daemon, argparse.Namespace], Awaitable[int]]] = {
+        "status": _status,
+        "check": _check,
+        "update": _update,
+        "watch": _watch,
+        "explain": _explain,
+        "history": _history,
+        "slots": _slots,
+        "reset": _reset,
+    }
+    return asyncio.run(_with_daemon(commands[arguments.command], arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        "update-ctl",
+        "Shows and steers this host's update agent.",
+        "update-ctl status --json | jq -r .version_new",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("status", "what the agent is doing, and what came of the last attempt"),
+        ("check", "look whether there is a release; exits with 0 up to date, 10 available, 13 failed"),
+        ("update", "check, install, make the new slot the next to boot"),
+        ("watch", "follow the agent live: state, progress, rate, time left"),
+        ("explain", "why this host isn't updating or rebooting, and what would end that"),
+        ("history", "what was done on this host"),
+        ("slots", "both slots, as the boot loader's data have them"),
+        ("reset", "forget failures; give an installed update up"),
+        ("config", "where each setting comes from; whether the files are right"),
+    ):
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        command.add_argument("--json", action="store_true", help="print JSON")
+        if name == "status":
+            command.add_argument("--exit-code", action="store_true", help="exit as `check` does")
+        if name == "update":
+            command.add_argument("--wait", action="store_true", help="show progress, and wait for the end")
+        if name == "config":
+            command.add_argument("action", choices=("show", "check"))
+            command.add_argument("--config", type=Path, metavar="FILE", help="read this file instead")
+    return parser
+
+
+async def _with_daemon(
+    command: Callable[[Daemon, argparse.Namespace], Awaitable[int]], arguments: argparse.Namespace
+) -> int:
+    address = os.environ.get("UPDATED_BUS_ADDRESS") or load(None, os.environ).settings.bus_address
+    async with open_daemon(address) as daemon:
+        return await command(daemon, arguments)
+
+
+async def _status(daemon: Daemon, arguments: argparse.Namespace) -> int:
+    status = await daemon.document("Status")
+    if arguments.json:
+        cli.print_json(status)
+    else:
+        print(show.status_lines(status))
+    return show.status_code(status) if arguments.exit_code else cli.Exit.DONE
+
+
+async def _check(daemon: Daemon, arguments: argparse.Namespace) -> int:
+    status = await wait_settled(daemon, "Check")
+    if arguments.json:
+        cli.print_json(status)
+    else:
+        print(show.state_line(status))
+    return show.status_code(status)
+
+
+async def _update(daemon: Daemon, arguments: argparse.Namespace) -> int:
+    if not arguments.wait:
+        await daemon.ask("Update")
+        if arguments.json:
+            cli.print_json(await daemon.document("Status"))
+        return cli.Exit.DONE
+    painter = Painter(sys.stdout, on_terminal=sys.stdout.isatty())
+    status = await wait_settled(daemon, "Update", on_change=None if arguments.json else painter.paint)
+    if arguments.json:
+        cli.print_json(status)
+    if status["state"] == "need-reboot" or not status["last_error"]:
+        return cli.Exit.DONE
+    error = status["last_error"]
+    cli.report_text(error["message"], error["name"], error["hint"])
+    return cli.Exit.REFUSED if error["refused"] else cli.Exit.FAILED
+
+
+async def _watch(daemon: Daemon, arguments: argparse.Namespace) -> int:
+    await follow(daemon, as_json=arguments.json)
+    return cli.Exit.DONE
+
+
+async def _explain(daemon: Daemon, arguments: argparse.Namespace) -> int:
+    reasons = await daemon.document("Explain")
+    gates = await daemon.lockd_explain() if any(reason["what"] == "need-reboot" for reason in reasons) else None
+    if arguments.json:
+        cli.print_json({"reasons": reasons, "lockd": gates})
+    else:
+        print(show.explain_lines(reasons, gates))
+    return cli.Exit.DONE
+
+
+async def _history(daemon: Daemon, arguments: argparse.Namespace) -> int:
+    history = await daemon.document("History")
+    if arguments.json:
+        cli.print_json(history)
+    else:
+        print(show.history_lines(history))
+    return cli.Exit.DONE
+
+
+async def _slots(daemon: Daemon, arguments: argparse.Namespace) -> int:
+    slots = await daemon.document("Slots")
+    if arguments.json:
+        cli.print_json(slots)
+    else:
+        print(show.slots_lines(slots))
+    return cli.Exit.DONE
+
+
+async def _reset(daemon: Daemon, arguments: argparse.Namespace) -> int:
+    await daemon.ask("Reset")
+    if arguments.json:
+        cli.print_json(await daemon.document("Status"))
+    return cli.Exit.DONE
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    loaded = load(arguments.config, os.environ)
+    if arguments.action == "check":
+        if loaded.unknown:
+            raise LocalError(
+                ErrorCode.CONFIG,
+                f"unknown setting: {', '.join(f'{key} in {loaded.layers.origin[key]}' for key in loaded.unknown)}",
+                hint="Correct or remove it; updated.toml of the product lists all settings.",
+            )
+        print("The configuration is right.")
+        return cli.Exit.DONE
+    values = flatten(loaded.settings)
+    origins = {key: loaded.layers.origin.get(key, "default") for key in values}
+    if arguments.json:
+        cli.print_json({key: {"value": value, "origin": origins[key]} for key, value in values.items()})
+    else:
+        print(
+            cli.table([(key, repr(value), origins[key]) for key, value in values.items()], ("SETTING", "VALUE", "FROM"))
+        )
+    return cli.Exit.DONE
+
+
+if __name__ == "__main__":
+    main()

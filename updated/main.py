@@ -1,0 +1,172 @@
+"""The agent daemon: reads settings, wires the real means together, runs until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from updated.agent.bus import serve
+from updated.agent.context import Context, Means
+from updated.agent.loop import Agent
+from updated.agent.machine import Event, State
+from updated.agent.memory import Store
+from updated.common import bus as bus_room
+from updated.common import cli, log, notify
+from updated.common.clock import SystemClock
+from updated.common.errors import OperatorError
+from updated.config import Settings, load
+from updated.confirm.reboot import reboot_by_command, reboot_by_logind
+from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.slots.boot.gptprio import GptPrio
+from updated.slots.layout import HostPaths, booted_partuuid, find_disk
+
+logger = log.get_logger("main")
+
+ONCE_EXIT = {"idle": 0, "need-reboot": 12}
+
+
+def main() -> None:
+    """Run the `updated` command."""
+    cli.run(_main, exit_code=exit_code)
+
+
+def exit_code(error: OperatorError) -> cli.Exit:
+    """Return the exit code that an error means to a script."""
+    if isinstance(error, RefusedError):
+        return cli.Exit.REFUSED
+    return cli.Exit.UNREACHABLE if error.code is ErrorCode.UNREACHABLE else cli.Exit.FAILED
+
+
+def _main() -> int:
+    arguments = _parser().parse_args()
+    loaded = load(arguments.config, os.environ)
+    log.configure(loaded.settings.log_level)
+    for key in loaded.unknown:
+        logger.warning("unknown-setting", key=key, file=loaded.layers.origin[key])
+    return asyncio.run(_run_once(loaded.settings) if arguments.once else _run(loaded.settings))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        "updated",
+        "Keeps this host's operating system up to date: polls, verifies, writes the inactive slot, confirms.",
+        "updated --once    # one check and, if there is a release, one install; exits as `update-ctl check`",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="read this file instead of the system's")
+    parser.add_argument("--once", action="store_true", help="one check and at most one install, no D-Bus")
+    return parser
+
+
+def make_means(settings: Settings) -> Means:
+    """Wire the real clock, boot loader data, state directory and reboot.
+
+    Raises:
+        LocalError: the disk with the slots can't be found.
+    """
+    host = settings.host
+    paths = HostPaths(
+        cmdline=host.cmdline,
+        mountinfo=host.mountinfo,
+        sysfs=host.sysfs,
+        boot_id=host.boot_id,
+        machine_id=host.machine_id,
+        os_release=host.os_release,
+        root=host.root,
+    )
+    partuuid = booted_partuuid(paths)
+    disk = settings.slots.disk or find_disk(partuuid, paths)
+    labels = (settings.slots.labels[0], settings.slots.labels[1])
+    return Means(
+        settings=settings,
+        clock=SystemClock(),
+        boot=GptPrio(disk, booted_partuuid=partuuid, labels=labels),
+        host=paths,
+        store=Store(settings.state_dir),
+        fraction=random.SystemRandom().random,
+        reboot=_reboot(settings),
+    )
+
+
+def _reboot(settings: Settings) -> Callable[[], Awaitable[None]]:
+    command = settings.health.reboot_command
+    if command:
+        return lambda: reboot_by_command(command)
+    return lambda: reboot_by_logind(settings.bus_address)
+
+
+async def _run(settings: Settings) -> int:
+    notifier = notify.from_environment(os.environ)
+    agent = Agent(Context(make_means(settings)), notifier)
+    try:
+        bus = await bus_room.connect(settings.bus_address)
+    except bus_room.BusError as error:
+        raise LocalError(
+            ErrorCode.UNREACHABLE, str(error), hint="Start dbus, or set bus_address / UPDATED_BUS_ADDRESS."
+        ) from error
+    try:
+        await serve(agent, bus)
+        async with asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(agent.run())
+            lost = tasks.create_task(_fail_when_lost(bus))
+            _stop_on_signals(work, lost)
+            notifier.ready()
+            logger.info("ready", version=cli.product_version())
+    except* asyncio.CancelledError:
+        logger.info("stopped")
+    finally:
+        notifier.stopping()
+        await bus.close()
+    return cli.Exit.DONE
+
+
+def _stop_on_signals(*tasks: asyncio.Task[None]) -> None:
+    def stop() -> None:
+        for task in tasks:
+            task.cancel()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+
+
+async def _fail_when_lost(bus: bus_room.Bus) -> None:
+    await bus.wait_closed()
+    raise LocalError(
+        ErrorCode.UNREACHABLE, "the connection to the bus broke", hint="systemd starts the agent again by itself."
+    )
+
+
+async def _run_once(settings: Settings) -> int:
+    agent = Agent(Context(make_means(settings)), notify.from_environment(os.environ))
+    work = asyncio.create_task(agent.run())
+    try:
+        await _settled(agent, work)
+        if agent.view.state is State.IDLE:
+            agent.ask(Event.ASKED_UPDATE)
+            await _settled(agent, work)
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+    if agent.view.last_error and agent.view.state is not State.NEED_REBOOT:
+        error = agent.view.last_error
+        cli.report_text(error["message"], error["name"], error["hint"])
+        return 13
+    return ONCE_EXIT.get(agent.view.state.value, 13)
+
+
+async def _settled(agent: Agent, work: asyncio.Task[None]) -> None:
+    """Wait until the agent has settled, or has failed."""
+    waiting = asyncio.create_task(agent.settled())
+    done, _ = await asyncio.wait({waiting, work}, return_when=asyncio.FIRST_COMPLETED)
+    if work in done:
+        waiting.cancel()
+        work.result()
+
+
+if __name__ == "__main__":
+    main()
