@@ -1,0 +1,28 @@
+"""How much a payload may ask of us, in one place.
+
+The manifest of a real 768 MiB image in 64 KiB operations is about 0.7 MiB; a 4 MiB manifest of the smallest extents
+costs 85 MiB of memory to read, a 16 MiB one 365 MiB. Hence these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds; sizes in bytes."""
+
+    manifest_bytes: int = 4 * 1024 * 1024
+    operations: int = 65536
+    extents: int = 262144  # of a whole manifest, sources and destinations
+    partitions: int = 64
+    operation_bytes: int = 64 * 1024 * 1024  # data, source or destination of one operation, for they are held in memory
+    signature_bytes: int = 64 * 1024
+    signatures: int = 8
+    text_bytes: int = 256  # a name, a version
+    xz_memory_bytes: int = 128 * 1024 * 1024
+    zstd_window_bytes: int = 128 * 1024 * 1024
+
+
+LIMITS = Limits()

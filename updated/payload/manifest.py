@@ -1,0 +1,132 @@
+"""What a manifest says, as values: images, partitions, operations, identity.
+
+Names and numbers are update_engine's. `parse_manifest` (in parse.py, offered here too) makes them from bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+SPARSE_HOLE = 2**64 - 1  # as a start block: bytes that are consumed, or read as zeros, without a place on the medium
+
+
+class OpType(IntEnum):
+    """Operations; REPLACE_ZSTD's number is this product's choice among the free ones."""
+
+    REPLACE = 0
+    REPLACE_BZ = 1
+    MOVE = 2
+    BSDIFF = 3
+    SOURCE_COPY = 4
+    SOURCE_BSDIFF = 5
+    ZERO = 6
+    DISCARD = 7
+    REPLACE_XZ = 8
+    PUFFDIFF = 9
+    BROTLI_BSDIFF = 10
+    ZUCCHINI = 11
+    LZ4DIFF_BSDIFF = 12
+    LZ4DIFF_PUFFDIFF = 13
+    REPLACE_ZSTD = 14
+
+
+REPLACES = frozenset({OpType.REPLACE, OpType.REPLACE_BZ, OpType.REPLACE_XZ, OpType.REPLACE_ZSTD})
+ZEROES = frozenset({OpType.ZERO, OpType.DISCARD})
+FROM_SOURCE = frozenset({OpType.SOURCE_COPY, OpType.SOURCE_BSDIFF})  # read the running slot
+IN_PLACE = frozenset({OpType.MOVE, OpType.BSDIFF})  # read the partition that they write
+SUPPORTED = REPLACES | ZEROES | FROM_SOURCE | IN_PLACE
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of blocks."""
+
+    start_block: int
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One step; lengths in bytes, `data_offset` from the payload's data start, hashes SHA-256 or empty."""
+
+    type: OpType
+    data_offset: int
+    data_length: int
+    data_sha256: bytes
+    src_extents: tuple[Extent, ...]
+    src_length: int  # the extents' size where the payload leaves it out
+    dst_extents: tuple[Extent, ...]
+    dst_length: int  # likewise
+    src_sha256: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A whole image: size in bytes, SHA-256."""
+
+    size: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """What is written as one: a partition, or a file (v1's kernel procedure)."""
+
+    name: str
+    operations: tuple[Operation, ...]
+    old: Image | None
+    new: Image | None
+    run_postinstall: bool = False
+    is_file: bool = False
+    skipped: bool = False  # v1's PCR policy: its bytes are in the payload and nothing is done with them
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A further file of the release: size in bytes, SHA-256."""
+
+    name: str
+    size: int
+    sha256: bytes
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which release this is, for whom, until when; signed with the manifest."""
+
+    product: str
+    channels: tuple[str, ...]
+    version: str
+    rollback_index: int
+    not_after: int | None = None  # seconds since 1970, UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A checked manifest."""
+
+    major: int
+    minor: int
+    block_size: int
+    partitions: tuple[Partition, ...]
+    identity: Identity | None
+    packages: tuple[Package, ...]
+    signatures_offset: int  # from the payload's data start
+    signatures_size: int  # 0: unsigned
+    in_place: bool  # v1 delta: the partition that is written is also the source
+    max_timestamp: int | None = None
+
+    @property
+    def data_length(self) -> int:
+        """All operations' data, in bytes; blobs are contiguous."""
+        return max(
+            (op.data_offset + op.data_length for part in self.partitions for op in part.operations if op.data_length),
+            default=0,
+        )
+
+
+def blocks(extents: tuple[Extent, ...]) -> int:
+    """Return how many blocks the extents cover, holes included."""
+    return sum(extent.num_blocks for extent in extents)

@@ -1,0 +1,305 @@
+"""From the manifest's bytes to a checked `Manifest`.
+
+Every rule that can be checked without the data is checked here, before a byte is written: limits, known operations,
+extents inside the image and written once, data contiguous, inside the payload and hashed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
+
+from google.protobuf.message import DecodeError
+
+from updated.errors import ErrorCode, RefusedError
+from updated.payload import update_metadata_pb2 as pb
+from updated.payload.framing import V1, Header
+from updated.payload.limits import LIMITS
+from updated.payload.manifest import (
+    FROM_SOURCE,
+    IN_PLACE,
+    REPLACES,
+    SPARSE_HOLE,
+    SUPPORTED,
+    ZEROES,
+    Extent,
+    Identity,
+    Image,
+    Manifest,
+    Operation,
+    OpType,
+    Package,
+    Partition,
+    blocks,
+)
+
+SHA256_BYTES = 32
+KERNEL_PROCEDURE, PCR_PROCEDURE = 0, 1
+BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+HINT = "Ask whoever built the payload; `update-payload inspect` shows its parts."
+
+
+def parse_manifest(raw: bytes, header: Header) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        RefusedError: MANIFEST_PARSE, LIMIT_EXCEEDED, OPERATION_UNSUPPORTED, EXTENT_*, OPERATION_HASH_MISSING,
+            NEW_PARTITION_INFO.
+    """
+    try:
+        message = pb.DeltaArchiveManifest.FromString(raw)
+    except DecodeError as error:
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"the manifest can't be read: {error}") from error
+    block_size = message.block_size or 4096
+    if block_size not in BLOCK_SIZES:
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"the block size {block_size} is not usual")
+    _check_counts(message)
+    partitions = _v1_partitions(message, block_size) if header.major == V1 else _v2_partitions(message, block_size)
+    manifest = Manifest(
+        major=header.major,
+        minor=message.minor_version,
+        block_size=block_size,
+        partitions=partitions,
+        identity=_identity(message),
+        packages=tuple(_package(package) for package in message.packages),
+        signatures_offset=message.signatures_offset,
+        signatures_size=message.signatures_size,
+        in_place=any(op.type in IN_PLACE for part in partitions for op in part.operations),
+        max_timestamp=message.max_timestamp if message.HasField("max_timestamp") else None,
+    )
+    _check_layout(manifest)
+    return manifest
+
+
+def _check_counts(message: pb.DeltaArchiveManifest) -> None:
+    """Look at the sizes before anything is walked at length."""
+    groups = [message.partition_operations, message.noop_operations]
+    groups += [procedure.operations for procedure in message.procedures]
+    groups += [partition.operations for partition in message.partitions]
+    operations = sum(len(group) for group in groups)
+    if operations > LIMITS.operations or len(groups) - 2 > LIMITS.partitions:
+        raise _refused(
+            ErrorCode.LIMIT_EXCEEDED, f"{operations} operations in {len(groups) - 2} partitions are too many"
+        )
+    extents = sum(len(op.src_extents) + len(op.dst_extents) for group in groups for op in group)
+    if extents > LIMITS.extents:
+        raise _refused(ErrorCode.LIMIT_EXCEEDED, f"{extents} extents are more than {LIMITS.extents}")
+    if message.signatures_size > LIMITS.signature_bytes:
+        raise _refused(ErrorCode.LIMIT_EXCEEDED, f"a payload signature of {message.signatures_size} bytes is too large")
+
+
+def _v1_partitions(message: pb.DeltaArchiveManifest, block_size: int) -> tuple[Partition, ...]:
+    if message.partitions:
+        raise _refused(ErrorCode.MANIFEST_PARSE, "a version 1 manifest has partitions of version 2")
+    operations = _operations(message.partition_operations, block_size)
+    old, new = _image(message.old_partition_info), _image(message.new_partition_info)
+    found = [_partition(Partition("root", operations, old, new), block_size)]
+    for procedure in message.procedures:
+        operations = _operations(procedure.operations, block_size)
+        if procedure.type == KERNEL_PROCEDURE:
+            old, new = _image(procedure.old_info), _image(procedure.new_info)
+            found.append(_partition(Partition("kernel", operations, old, new, is_file=True), block_size))
+        else:
+            name = "pcr-policy" if procedure.type == PCR_PROCEDURE else f"procedure-{procedure.type}"
+            found.append(Partition(name, operations, None, None, is_file=True, skipped=True))
+    _check_names(found)
+    return tuple(found)
+
+
+def _v2_partitions(message: pb.DeltaArchiveManifest, block_size: int) -> tuple[Partition, ...]:
+    if message.partition_operations or message.procedures:
+        raise _refused(ErrorCode.MANIFEST_PARSE, "a version 2 manifest has operations of version 1")
+    if not message.partitions:
+        raise _refused(ErrorCode.MANIFEST_PARSE, "the manifest has no partition")
+    found = []
+    for update in message.partitions:
+        name = update.partition_name
+        if not name or len(name) > LIMITS.text_bytes or not name.isprintable() or "/" in name:
+            raise _refused(ErrorCode.MANIFEST_PARSE, f"a partition has the name {name!r}")
+        operations = _operations(update.operations, block_size)
+        if any(op.type in IN_PLACE for op in operations):
+            raise _refused(ErrorCode.OPERATION_UNSUPPORTED, "MOVE and BSDIFF belong to version 1 payloads")
+        old, new = _image(update.old_partition_info), _image(update.new_partition_info)
+        found.append(_partition(Partition(name, operations, old, new, update.run_postinstall), block_size))
+    _check_names(found)
+    return tuple(found)
+
+
+def _check_names(partitions: list[Partition]) -> None:
+    names = [part.name for part in partitions]
+    if len(set(names)) != len(names):
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"a partition stands twice in {names}")
+
+
+def _partition(partition: Partition, block_size: int) -> Partition:
+    """Finish a partition whose operations were read: it has an image, and its operations fit in there."""
+    if partition.new is None:
+        raise _refused(
+            ErrorCode.NEW_PARTITION_INFO, f"the manifest doesn't say what {partition.name} must be in the end"
+        )
+    image = partition.new
+    operations = tuple(_trim(op, image, block_size) for op in partition.operations)
+    _check_extents(partition.name, operations, image, block_size)
+    return replace(partition, operations=operations)
+
+
+def _operations(raw: Iterable[pb.InstallOperation], block_size: int) -> tuple[Operation, ...]:
+    return tuple(_operation(op, block_size) for op in raw)
+
+
+def _image(info: pb.ImageInfo) -> Image | None:
+    if not info.size and not info.hash:
+        return None
+    if len(info.hash) != SHA256_BYTES:
+        raise _refused(ErrorCode.NEW_PARTITION_INFO, f"an image's hash has {len(info.hash)} bytes, not {SHA256_BYTES}")
+    return Image(info.size, info.hash)
+
+
+def _operation(raw: pb.InstallOperation, block_size: int) -> Operation:
+    kind = _kind(raw.type)
+    src, dst = _extents(raw.src_extents), _extents(raw.dst_extents)
+    operation = Operation(
+        type=kind,
+        data_offset=raw.data_offset,
+        data_length=raw.data_length,
+        data_sha256=raw.data_sha256_hash,
+        src_extents=src,
+        src_length=raw.src_length or blocks(src) * block_size,
+        dst_extents=dst,
+        dst_length=raw.dst_length or blocks(dst) * block_size,
+        src_sha256=raw.src_sha256_hash,
+    )
+    _check_operation(operation, block_size)
+    return operation
+
+
+def _kind(number: int) -> OpType:
+    try:
+        kind = OpType(number)
+    except ValueError:
+        raise _refused(ErrorCode.OPERATION_UNSUPPORTED, f"operation type {number} is not known") from None
+    if kind not in SUPPORTED:
+        raise _refused(ErrorCode.OPERATION_UNSUPPORTED, f"the operation {kind.name} is not supported")
+    return kind
+
+
+def _extents(raw: Iterable[pb.Extent]) -> tuple[Extent, ...]:
+    return tuple(Extent(extent.start_block, extent.num_blocks) for extent in raw)
+
+
+def _check_operation(op: Operation, block_size: int) -> None:
+    """Check one operation by itself: sizes, hashes, which fields its type goes with."""
+    name = op.type.name
+    for extent in op.src_extents + op.dst_extents:
+        if extent.num_blocks == 0:
+            raise _refused(ErrorCode.EXTENT_EMPTY, f"an extent of a {name} operation is empty")
+    if not op.dst_extents:
+        raise _refused(ErrorCode.EXTENT_EMPTY, f"a {name} operation writes nowhere")
+    room = blocks(op.dst_extents) * block_size
+    if (
+        op.type not in ZEROES
+        and max(room, op.data_length, blocks(op.src_extents) * block_size) > LIMITS.operation_bytes
+    ):
+        raise _refused(ErrorCode.LIMIT_EXCEEDED, f"a {name} operation is over {LIMITS.operation_bytes} bytes")
+    if not 0 < op.dst_length <= room or op.src_length > blocks(op.src_extents) * block_size:
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"a {name} operation's lengths don't fit its extents")
+    if len(op.data_sha256) not in (0, SHA256_BYTES) or len(op.src_sha256) not in (0, SHA256_BYTES):
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"a {name} operation has a hash that is no SHA-256")
+    if op.data_length and not op.data_sha256:
+        raise _refused(ErrorCode.OPERATION_HASH_MISSING, f"a {name} operation has data without a hash")
+    _check_shape(op)
+
+
+def _check_shape(op: Operation) -> None:
+    has_data, has_source = bool(op.data_length), bool(op.src_extents)
+    wants_data = op.type in REPLACES or op.type in (OpType.BSDIFF, OpType.SOURCE_BSDIFF)
+    wants_source = op.type in FROM_SOURCE or op.type in IN_PLACE
+    if has_data != wants_data or has_source != wants_source:
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"a {op.type.name} operation lacks or has too much data or source")
+    if op.type in (OpType.MOVE, OpType.SOURCE_COPY) and blocks(op.src_extents) != blocks(op.dst_extents):
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"a {op.type.name} operation copies to another size")
+
+
+def _trim(op: Operation, image: Image, block_size: int) -> Operation:
+    """Cut the last chunk of a full payload to the image.
+
+    update_engine's full generator gives every chunk the same number of blocks, also the last one, whose data are then
+    shorter than its extent.
+    """
+    last = op.dst_extents[-1]
+    end = -(-image.size // block_size)
+    if (
+        op.type not in REPLACES
+        or len(op.dst_extents) > 1
+        or not last.start_block < end <= last.start_block + last.num_blocks
+    ):
+        return op
+    length = min(op.dst_length, image.size - last.start_block * block_size)
+    return replace(op, dst_extents=(Extent(last.start_block, end - last.start_block),), dst_length=length)
+
+
+def _check_extents(name: str, operations: tuple[Operation, ...], image: Image, block_size: int) -> None:
+    """Every destination block lies inside the image and is written once."""
+    end = -(-image.size // block_size)
+    spans = []
+    for op in operations:
+        for extent in op.dst_extents:
+            if extent.start_block == SPARSE_HOLE:
+                continue
+            if extent.start_block >= end or extent.start_block + extent.num_blocks > end:
+                raise _refused(
+                    ErrorCode.EXTENT_OUT_OF_RANGE,
+                    f"a {op.type.name} operation writes blocks {extent.start_block}+{extent.num_blocks}"
+                    f" of {name}, which has {end}",
+                )
+            spans.append((extent.start_block, extent.start_block + extent.num_blocks))
+    spans.sort()
+    for (_, before), (after, _) in pairwise(spans):
+        if after < before:
+            raise _refused(ErrorCode.EXTENT_OVERLAP, f"two operations write block {after} of {name}")
+
+
+def _check_layout(manifest: Manifest) -> None:
+    """Data are contiguous in the order of the operations (update_engine's rule), the signature right behind them."""
+    expected = 0
+    for part in manifest.partitions:
+        for op in part.operations:
+            if not op.data_length:
+                continue
+            if op.data_offset != expected:
+                raise _refused(
+                    ErrorCode.OPERATION_EXECUTION, f"an operation's data are at {op.data_offset}, not at {expected}"
+                )
+            expected += op.data_length
+    if manifest.signatures_size and manifest.signatures_offset != expected:
+        raise _refused(
+            ErrorCode.MANIFEST_PARSE,
+            f"the signature is at {manifest.signatures_offset}, not after the data at {expected}",
+        )
+
+
+def _identity(message: pb.DeltaArchiveManifest) -> Identity | None:
+    if not message.product and not message.version:
+        return None
+    texts = [message.product, message.version, *message.channels]
+    if any(not text or len(text) > LIMITS.text_bytes or not text.isprintable() for text in texts):
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"the release's identity {texts} is malformed")
+    return Identity(
+        product=message.product,
+        channels=tuple(message.channels),
+        version=message.version,
+        rollback_index=message.rollback_index,
+        not_after=message.not_after if message.HasField("not_after") else None,
+    )
+
+
+def _package(raw: pb.Package) -> Package:
+    bad_name = not raw.name or any(mark in raw.name for mark in "/\\\0") or raw.name in (".", "..")
+    if bad_name or len(raw.sha256) != SHA256_BYTES or not raw.size:
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"the package {raw.name!r} is malformed")
+    return Package(raw.name, raw.size, raw.sha256, raw.kind)
+
+
+def _refused(code: ErrorCode, message: str) -> RefusedError:
+    return RefusedError(code, message, hint=HINT)
