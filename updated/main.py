@@ -23,7 +23,7 @@ from updated.config import Settings, load
 from updated.confirm.reboot import reboot_by_command, reboot_by_logind
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.slots.boot.gptprio import GptPrio
-from updated.slots.layout import HostPaths, booted_partuuid, find_disk
+from updated.slots.layout import HostPaths, booted_partuuids, find_disk
 
 logger = log.get_logger("main")
 
@@ -78,13 +78,13 @@ def make_means(settings: Settings) -> Means:
         os_release=host.os_release,
         root=host.root,
     )
-    partuuid = booted_partuuid(paths)
-    disk = settings.slots.disk or find_disk(partuuid, paths)
+    partuuids = booted_partuuids(paths)
+    disk = settings.slots.disk or find_disk(partuuids, paths)
     labels = (settings.slots.labels[0], settings.slots.labels[1])
     return Means(
         settings=settings,
         clock=SystemClock(),
-        boot=GptPrio(disk, booted_partuuid=partuuid, labels=labels),
+        boot=GptPrio(disk, booted_partuuids=partuuids, labels=labels),
         host=paths,
         store=Store(settings.state_dir),
         fraction=random.SystemRandom().random,

@@ -1,0 +1,102 @@
+"""A file that a payload brings beside the partition (a kernel): written aside, renamed once everything is proven."""
+
+from __future__ import annotations
+
+import os
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from updated.common.durable import sync_directory
+from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.payload.manifest import Image
+
+MODE = 0o600  # as update_engine leaves its kernels
+
+
+class FileTarget:
+    """Writes `PATH.updated-new`; `commit` makes it PATH, leaving the context without it removes it."""
+
+    def __init__(self, path: Path, image: Image) -> None:
+        self.path, self._image = path, image
+        self._beside = path.with_name(path.name + ".updated-new")
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self._beside, flags, MODE)
+        except OSError as error:
+            raise self._failed(error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+        self._beside.unlink(missing_ok=True)  # gone already when it was committed
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of `data`.
+
+        Raises:
+            LocalError: DOWNLOAD_WRITE.
+        """
+        view = memoryview(data)
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read exactly `length` bytes.
+
+        Raises:
+            LocalError: READ_BACK.
+        """
+        data = os.pread(self._fd, length, offset)
+        if len(data) != length:
+            raise LocalError(ErrorCode.READ_BACK, f"{self._beside} ends early", hint="See the kernel's log (`dmesg`).")
+        return data
+
+    def check(self) -> None:
+        """Cut the file to its size, flush it, and compare what is read back with the signed hash.
+
+        Raises:
+            RefusedError: FILE_HASH_MISMATCH.
+            LocalError: DOWNLOAD_WRITE.
+        """
+        try:
+            os.ftruncate(self._fd, self._image.size)
+            os.fsync(self._fd)
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise self._failed(error) from error
+        if sha256(self.read(0, self._image.size)).digest() != self._image.sha256:
+            raise RefusedError(
+                ErrorCode.FILE_HASH_MISMATCH,
+                f"{self.path} would not be what was signed",
+                hint="Ask whoever built the payload; if it installs elsewhere, this medium is failing.",
+            )
+
+    def commit(self) -> None:
+        """Rename the checked file into place, durably.
+
+        Raises:
+            LocalError: DOWNLOAD_WRITE.
+        """
+        try:
+            self._beside.replace(self.path)
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> LocalError:
+        return LocalError(
+            ErrorCode.DOWNLOAD_WRITE,
+            f"{self.path} can't be written: {error.strerror}",
+            hint="Look at slots.kernel_path in the settings, and at free space there.",
+        )

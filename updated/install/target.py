@@ -1,0 +1,238 @@
+"""The slot that an install writes: every refusal before the first byte, one descriptor to the end."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+from types import TracebackType
+from typing import NoReturn, Self
+
+from updated.errors import ErrorCode, LocalError, RefusedError, Retry
+from updated.slots.boot import BootControl
+from updated.slots.layout import HostPaths, Slot, partuuid_of_device, running_devices
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Target:
+    """A slot opened for writing; offsets are within the slot, nothing outside of it can be reached."""
+
+    def __init__(self, fd: int, offset: int, size: int, name: str) -> None:
+        self._fd, self._offset = fd, offset
+        self.size = size
+        self.name = name
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the descriptor and its lock back."""
+        os.close(self._fd)
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of `data`; durable after `flush`. Several threads may write at once.
+
+        Raises:
+            LocalError: DOWNLOAD_WRITE or NO_SPACE.
+        """
+        view = memoryview(data)
+        self._check(offset, len(view))
+        at = self._offset + offset
+        try:
+            while view:
+                written = os.pwrite(self._fd, view, at)
+                if written <= 0:
+                    raise OSError(errno.EIO, "the medium takes no more data")
+                view, at = view[written:], at + written
+        except OSError as error:
+            self._fail(error, f"{self.name} can't be written at {offset}")
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read exactly `length` bytes.
+
+        Raises:
+            LocalError: READ_BACK.
+        """
+        self._check(offset, length)
+        pieces, at, left = [], self._offset + offset, length
+        try:
+            while left:
+                piece = os.pread(self._fd, left, at)
+                if not piece:
+                    raise OSError(errno.EIO, "the medium ends early")
+                pieces.append(piece)
+                at, left = at + len(piece), left - len(piece)
+        except OSError as error:
+            raise LocalError(
+                ErrorCode.READ_BACK,
+                f"{self.name} can't be read at {offset}: {error.strerror}",
+                hint="The medium may be failing; see the kernel's log (`dmesg`).",
+            ) from error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def flush(self) -> None:
+        """Return when everything written is on the medium.
+
+        Raises:
+            LocalError: DOWNLOAD_WRITE or NO_SPACE.
+        """
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            self._fail(error, f"{self.name} can't be flushed")
+
+    def drop_cache(self) -> None:
+        """Make the next reads come from the medium; call it after `flush`, for only clean pages can be dropped.
+
+        Raises:
+            LocalError: READ_BACK.
+        """
+        try:
+            os.posix_fadvise(self._fd, self._offset, self.size, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise LocalError(
+                ErrorCode.READ_BACK,
+                f"the cache of {self.name} can't be dropped: {error.strerror}",
+                hint="See the kernel's log (`dmesg`).",
+            ) from error
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise RefusedError(
+                ErrorCode.EXTENT_OUT_OF_RANGE,
+                f"bytes {offset}+{length} are not inside {self.name}, which has {self.size}",
+                hint="Ask whoever built the payload.",
+            )
+
+    def _fail(self, error: OSError, what: str) -> NoReturn:
+        code = ErrorCode.NO_SPACE if error.errno in NO_SPACE else ErrorCode.DOWNLOAD_WRITE
+        raise LocalError(
+            code,
+            f"{what}: {error.strerror}",
+            hint="See the kernel's log (`dmesg`) for the medium, and `df` for the file system of an image file.",
+            retry=Retry.LATER,
+        ) from error
+
+
+def open_target(boot: BootControl, slot: Slot, *, needed: int, host: HostPaths) -> Target:
+    """Open a slot for writing, or say why not; nothing is changed yet.
+
+    Args:
+        boot: the boot loader's data, which know the running slot.
+        slot: where to write.
+        needed: the largest byte offset that will be written.
+        host: where the kernel tells what is mounted and running.
+
+    Raises:
+        RefusedError: TARGET_IS_RUNNING, TARGET_MOUNTED, TARGET_TOO_SMALL, TARGET_BUSY.
+        LocalError: INSTALL_DEVICE_OPEN.
+    """
+    path, offset = boot.path_of(slot)
+    _refuse_running(boot, slot, host)
+    if needed > slot.size:
+        raise RefusedError(
+            ErrorCode.TARGET_TOO_SMALL,
+            f"slot {slot.name} has {slot.size} bytes, the release needs {needed}",
+            hint="Build a smaller image, or make the slots of this host larger.",
+        )
+    _refuse_mounted(path, slot, host)
+    fd = _open(path, slot)
+    try:
+        _lock(fd, path, slot)
+        if os.lseek(fd, 0, os.SEEK_END) < offset + slot.size:
+            raise RefusedError(
+                ErrorCode.TARGET_TOO_SMALL,
+                f"{path} ends before slot {slot.name} does",
+                hint="Repair the partition table or the image file.",
+            )
+    except BaseException:
+        os.close(fd)
+        raise
+    return Target(fd, offset, slot.size, f"slot {slot.name} ({path})")
+
+
+def open_running(boot: BootControl) -> Target:
+    """Open the running slot for reading: the source of a delta.
+
+    Raises:
+        LocalError: INSTALL_DEVICE_OPEN.
+    """
+    slot = boot.booted()
+    path, offset = boot.path_of(slot)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _cannot_open(path, slot, error) from error
+    return Target(fd, offset, slot.size, f"slot {slot.name} ({path})")
+
+
+def _refuse_running(boot: BootControl, slot: Slot, host: HostPaths) -> None:
+    running = {boot.booted().partuuid} | {partuuid_of_device(device) for device in running_devices(host)}
+    if slot.partuuid in running:
+        raise RefusedError(
+            ErrorCode.TARGET_IS_RUNNING,
+            f"slot {slot.name} is the one that runs",
+            hint="This is a fault of the configuration or of the agent; nothing was changed.",
+        )
+
+
+def _refuse_mounted(path: Path, slot: Slot, host: HostPaths) -> None:
+    """Refuse a partition that is mounted; an image file's slot can't be told apart from its loop mounts but by name."""
+    try:
+        mounts = host.mountinfo.read_text(errors="replace").splitlines()
+        status = path.stat()
+    except OSError as error:
+        raise _cannot_open(path, slot, error) from error
+    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}" if stat.S_ISBLK(status.st_mode) else None
+    for line in mounts:
+        fields = line.split()
+        source = fields[fields.index("-") + 2] if "-" in fields[:-2] else ""
+        if fields[2:3] == [number] or (number is None and source == str(path)):
+            raise RefusedError(
+                ErrorCode.TARGET_MOUNTED,
+                f"slot {slot.name} is mounted at {fields[4]}",
+                hint=f"Unmount it: `umount {fields[4]}`.",
+            )
+
+
+def _open(path: Path, slot: Slot) -> int:
+    # O_EXCL on a block device fails while anything else (a mount, device-mapper) holds it; on a file it says nothing
+    exclusive = os.O_EXCL if path.is_block_device() else 0
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | exclusive)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise _busy(path, slot) from error
+        raise _cannot_open(path, slot, error) from error
+
+
+def _lock(fd: int, path: Path, slot: Slot) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise _busy(path, slot) from error
+
+
+def _busy(path: Path, slot: Slot) -> RefusedError:
+    return RefusedError(
+        ErrorCode.TARGET_BUSY,
+        f"slot {slot.name} ({path}) is in use by another process",
+        hint="Is another installer at work? `fuser -v` shows who has the device open.",
+        retry=Retry.LATER,
+    )
+
+
+def _cannot_open(path: Path, slot: Slot, error: OSError) -> LocalError:
+    return LocalError(
+        ErrorCode.INSTALL_DEVICE_OPEN,
+        f"slot {slot.name} ({path}) can't be opened: {error.strerror}",
+        hint="Look at slots.disk in the settings, and at the device's permissions.",
+    )
