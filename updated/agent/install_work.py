@@ -69,6 +69,8 @@ class InstallWork:
                 failed_versions=frozenset(context.memory.failed_versions),
             ),
             now=context.means.clock.now(),
+            offer_version=offer.version,
+            file_targets=self._file_targets(),
         )
 
     def _run(self, request: InstallRequest, offer: Offer, observe: Callable[[Progress], None]) -> Installed:
@@ -82,7 +84,6 @@ class InstallWork:
                 host=means.host,
                 observe=observe,
                 cancelled=self._cancelled,
-                file_targets=self._file_targets(),
             )
 
     def _file_targets(self) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -52,6 +52,9 @@ class InstallRequest:
     offer_sha256: bytes | None = None
     offer_size: int | None = None
     offer_version: str = ""
+    file_targets: Mapping[str, Path] = field(
+        default_factory=dict
+    )  # where `kernel` goes; other files' bytes are skipped
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +102,16 @@ def install(
     host: HostPaths,
     observe: Callable[[Progress], None],
     cancelled: threading.Event,
-    file_targets: Mapping[str, Path],
 ) -> Installed:
     """Install a payload into the slot that doesn't run; blocks, so call it in a thread.
 
     Args:
-        request: keys, policy and the offer's hints.
+        request: keys, policy, the offer's hints, places for files.
         source: the payload's bytes.
         boot: the boot loader's data.
         host: where the kernel tells what runs and is mounted.
         observe: told how far it is, from this thread.
         cancelled: set it to end the install at its next look.
-        file_targets: where files beside the partition go, by name (`kernel`); others' bytes are skipped.
 
     Raises:
         UpdateError: why not. Before step 3 nothing has changed; after it the slot can't boot.
@@ -121,7 +122,7 @@ def install(
         reader, request.keyring, allow_unsigned_metadata=request.policy.allow_unsigned_metadata
     )
     check_identity(manifest.identity, request.policy, request.now)
-    root = _slot_partition(manifest, file_targets)
+    root = _slot_partition(manifest, request.file_targets)
     booted = boot.booted()
     slot = next(slot for slot in boot.slots() if slot.partuuid != booted.partuuid)
     with ExitStack() as stack:
@@ -130,7 +131,7 @@ def install(
         boot.unmark(slot)
         if manifest.in_place and running is not None and root.old is not None:
             _copy(running, target, root.old.size)
-        files = _open_files(manifest, file_targets, stack)
+        files = _open_files(manifest, request.file_targets, stack)
         _carry_out_all(manifest, {root.name: target, **files}, running, step)
         key = check_end(reader, manifest, request.keyring, request.offer_sha256)
         _check_partition(target, root.new, step)
@@ -171,6 +172,12 @@ def _open_source(manifest: Manifest, root: Partition, boot: BootControl, stack: 
     reads = manifest.in_place or any(op.type in FROM_SOURCE for op in root.operations)
     if not reads:
         return None
+    if manifest.in_place and root.old is None:
+        raise RefusedError(
+            ErrorCode.NEW_PARTITION_INFO,
+            "the delta doesn't say which image it was made from",
+            hint="Offer a full payload.",
+        )
     running = stack.enter_context(open_running(boot))
     if root.old is not None and _hash(running, root.old.size) != root.old.sha256:
         raise RefusedError(

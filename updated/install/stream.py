@@ -47,14 +47,13 @@ class PayloadReader:
         while have < length:
             if self._cancelled.is_set():
                 raise UpdateError(ErrorCode.CANCELLED, "the install was cancelled", hint="Start it again when wanted.")
-            fetched: bytes = next(self._pieces, b"")
-            piece = memoryview(fetched)
-            if not piece:
+            fetched = next(self._pieces, None)
+            if not fetched:
                 raise _size_mismatch(
                     f"the payload ends after {self.position + have} bytes, {length - have} are missing"
                 )
-            parts.append(piece)
-            have += len(piece)
+            parts.append(memoryview(fetched))
+            have += len(fetched)
         surplus = have - length
         self._rest = parts[-1][len(parts[-1]) - surplus :]
         parts[-1] = parts[-1][: len(parts[-1]) - surplus]
@@ -66,7 +65,7 @@ class PayloadReader:
         Raises:
             RemoteError: PAYLOAD_SIZE_MISMATCH.
         """
-        if self._rest or next(self._pieces, b""):
+        if self._rest or next(self._pieces, None):
             raise _size_mismatch(f"the payload goes on after its end at {self.position} bytes")
 
 
