@@ -10,10 +10,10 @@ from pathlib import Path
 
 from updated.agent import talk
 from updated.agent.context import Context
-from updated.agent.keys import read_keyring
 from updated.agent.machine import Event
 from updated.confirm.rollback import Pending
 from updated.install.fetch import HttpSource, make_http
+from updated.install.keys import read_keyring
 from updated.install.pipeline import Installed, InstallRequest, Progress, install
 from updated.omaha.protocol import Offer
 from updated.payload.trust import TrustPolicy

@@ -65,12 +65,16 @@ class PayloadReader:
         Raises:
             RemoteError: PAYLOAD_SIZE_MISMATCH.
         """
-        if self._rest or next(self._pieces, None):
+        if self._rest or any(self._pieces):
             raise _size_mismatch(f"the payload goes on after its end at {self.position} bytes")
 
 
-def read_metadata(reader: PayloadReader, keyring: Keyring, *, allow_unsigned_metadata: bool) -> tuple[Header, Manifest]:
+def read_metadata(
+    reader: PayloadReader, keyring: Keyring | None, *, allow_unsigned_metadata: bool
+) -> tuple[Header, Manifest]:
     """Read header, manifest and metadata signature; a version 2 manifest is parsed only once it is verified.
+
+    Without a keyring nothing is verified: for tools that only look, never for an install.
 
     Raises:
         RefusedError: any of framing, signature and parse; METADATA_SIGNATURE_MISSING, METADATA_SIGNATURE_MISMATCH,
@@ -85,7 +89,7 @@ def read_metadata(reader: PayloadReader, keyring: Keyring, *, allow_unsigned_met
     if header.major == V2:
         digest = reader.signed.digest()
         blob = bytes(reader.take(header.metadata_signature_size, signed=False))
-        if blob or not allow_unsigned_metadata:
+        if keyring is not None and (blob or not allow_unsigned_metadata):
             verify(
                 digest,
                 blob,
@@ -94,7 +98,7 @@ def read_metadata(reader: PayloadReader, keyring: Keyring, *, allow_unsigned_met
                 mismatch=ErrorCode.METADATA_SIGNATURE_MISMATCH,
             )
     parsed = parse_manifest(manifest, header)
-    if not parsed.signatures_size:
+    if keyring is not None and not parsed.signatures_size:
         raise RefusedError(
             ErrorCode.SIGNATURE_MISSING,
             "the payload is not signed",

@@ -1,0 +1,199 @@
+"""Builds a signed payload from an image, the same bytes each time.
+
+Version 2 is this product's own: chunks of 64 KiB, zstd, ZERO operations, metadata signature. Version 1 is what
+update_engine takes: 1 MiB chunks, bzip2, no-op operations for whatever old clients must skip, the signature last.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from updated.common.durable import write_atomic
+from updated.errors import ErrorCode, LocalError
+from updated.payload import update_metadata_pb2 as pb
+from updated.payload.framing import V1, V2, Header, encode_header
+from updated.payload.manifest import SPARSE_HOLE, OpType
+from updated.release.chunks import BLOCK, COMPRESSIONS, Plan, chunk_image
+from updated.release.sign import load_private_key, sign, signature_size
+
+V1_CHUNK = 1024 * 1024  # update_engine's
+V1_COMPRESSIONS = ("bz2", "none")
+MINOR_FULL = 0
+COPY_PIECE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What to build."""
+
+    image: Path
+    product: str
+    channel: str
+    version: str
+    rollback_index: int
+    key: Path
+    out: Path
+    partition: str = "root"
+    kernel: Path | None = None
+    major: int = V2
+    compression: str | None = None  # none given: zstd, for version 1 bz2
+    chunk_kib: int = 64
+    not_after: int | None = None  # seconds since 1970, UTC
+    jobs: int = 2
+
+
+def build(request: BuildRequest) -> Path:
+    """Write NAME.payload and NAME.release.json; return the latter's path.
+
+    Raises:
+        LocalError: USAGE for a request that can't be met, STATE for files that can't be read or written.
+        RefusedError: the key is no good.
+    """
+    _check(request)
+    keys = [load_private_key(request.key)]
+    payload = request.out / f"{request.product}-{request.version}.payload"
+    try:
+        request.out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=request.out) as spool:
+            manifest = _manifest(request, spool, keys)
+            metadata_size = _write(payload, manifest, spool, keys, request.major)
+        return _describe(request, payload, metadata_size)
+    except OSError as error:
+        raise LocalError(
+            ErrorCode.STATE,
+            f"{error.filename or request.out}: {error.strerror}",
+            hint="Look at the path and free space.",
+        ) from error
+
+
+def _check(request: BuildRequest) -> None:
+    problem = None
+    compression = request.compression or ("bz2" if request.major == V1 else "zstd")
+    if request.major not in (V1, V2):
+        problem = f"there is no payload version {request.major}"
+    elif compression not in (V1_COMPRESSIONS if request.major == V1 else COMPRESSIONS):
+        problem = f"version {request.major} payloads have no {compression}"
+    elif request.chunk_kib <= 0 or request.chunk_kib * 1024 % BLOCK:
+        problem = f"chunks of {request.chunk_kib} KiB are no whole blocks of {BLOCK} bytes"
+    elif request.rollback_index < 0 or request.jobs < 1:
+        problem = "the rollback index and the jobs can't be negative"
+    elif any("/" in text or not text.isprintable() or not text for text in (request.product, request.version)):
+        problem = "product and version are part of file names: they can't be empty or have a slash"
+    elif not request.image.is_file() or request.image.stat().st_size == 0:
+        problem = f"{request.image} is no image file"
+    if problem:
+        raise LocalError(ErrorCode.USAGE, problem, hint="See `update-payload build --help`.")
+
+
+def _manifest(request: BuildRequest, spool: BinaryIO, keys: Sequence[RSAPrivateKey]) -> pb.DeltaArchiveManifest:
+    """Compress everything into the spool and describe it."""
+    manifest = pb.DeltaArchiveManifest(
+        block_size=BLOCK,
+        product=request.product,
+        channels=[request.channel],
+        version=request.version,
+        rollback_index=request.rollback_index,
+    )
+    if request.not_after is not None:
+        manifest.not_after = request.not_after
+    end = _add_v1(manifest, request, spool) if request.major == V1 else _add_v2(manifest, request, spool)
+    manifest.signatures_offset, manifest.signatures_size = end, signature_size(keys)
+    if request.major == V1:
+        _add_noop(manifest, pb.InstallOperation(data_offset=end, data_length=manifest.signatures_size))
+    return manifest
+
+
+def _add_v2(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO) -> int:
+    manifest.minor_version = MINOR_FULL
+    plan = Plan(request.chunk_kib * 1024, request.compression or "zstd", zeros=True, jobs=request.jobs)
+    end = 0
+    images = [(request.partition, request.image)]
+    if request.kernel is not None:
+        images.append(("kernel", request.kernel))
+    for name, image in images:
+        chunked = chunk_image(image, spool, start=end, plan=plan)
+        partition = manifest.partitions.add(partition_name=name, operations=chunked.operations)
+        partition.new_partition_info.size, partition.new_partition_info.hash = chunked.size, chunked.sha256
+        end = chunked.data_end
+    return end
+
+
+def _add_v1(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO) -> int:
+    plan = Plan(V1_CHUNK, request.compression or "bz2", zeros=False, jobs=request.jobs)
+    root = chunk_image(request.image, spool, start=0, plan=plan)
+    manifest.partition_operations.extend(root.operations)
+    manifest.new_partition_info.size, manifest.new_partition_info.hash = root.size, root.sha256
+    if request.kernel is None:
+        return root.data_end
+    kernel = chunk_image(request.kernel, spool, start=root.data_end, plan=plan)
+    procedure = manifest.procedures.add(type=0, operations=kernel.operations)
+    procedure.new_info.size, procedure.new_info.hash = kernel.size, kernel.sha256
+    for operation in kernel.operations:
+        _add_noop(manifest, operation)
+    return kernel.data_end
+
+
+def _add_noop(manifest: pb.DeltaArchiveManifest, operation: pb.InstallOperation) -> None:
+    """Cover data that old clients know nothing of with an operation that writes them into a sparse hole."""
+    noop = manifest.noop_operations.add(
+        type=OpType.REPLACE, data_offset=operation.data_offset, data_length=operation.data_length
+    )
+    if operation.data_sha256_hash:
+        noop.data_sha256_hash = operation.data_sha256_hash
+    noop.dst_extents.add(start_block=SPARSE_HOLE, num_blocks=-(-operation.data_length // BLOCK))
+
+
+def _write(
+    payload: Path, manifest: pb.DeltaArchiveManifest, spool: BinaryIO, keys: Sequence[RSAPrivateKey], major: int
+) -> int:
+    """Write the payload beside its name and rename it; return the size of its metadata."""
+    raw = manifest.SerializeToString(deterministic=True)
+    header = Header(major, len(raw), signature_size(keys) if major == V2 else 0)
+    metadata = encode_header(header) + raw
+    signed = hashlib.sha256(metadata)
+    beside = payload.with_name(payload.name + ".part")
+    with beside.open("wb") as out:
+        out.write(metadata)
+        if major == V2:
+            out.write(sign(signed.digest(), keys))
+        spool.seek(0)
+        while piece := spool.read(COPY_PIECE):
+            signed.update(piece)
+            out.write(piece)
+        out.write(sign(signed.digest(), keys))
+    beside.replace(payload)
+    return len(metadata)
+
+
+def _describe(request: BuildRequest, payload: Path, metadata_size: int) -> Path:
+    """Write NAME.release.json, which update-server reads."""
+    digests = [hashlib.sha1(usedforsecurity=False), hashlib.sha256()]
+    with payload.open("rb") as file:
+        while piece := file.read(COPY_PIECE):
+            for digest in digests:
+                digest.update(piece)
+    facts = {
+        "product": request.product,
+        "channel": request.channel,
+        "channels": [request.channel],
+        "version": request.version,
+        "rollback_index": request.rollback_index,
+        "not_after": request.not_after,
+        "payload": payload.name,
+        "size": payload.stat().st_size,
+        "sha1": base64.b64encode(digests[0].digest()).decode(),
+        "sha256": digests[1].hexdigest(),
+        "metadata_size": metadata_size,
+    }
+    path = payload.with_suffix(".release.json")
+    write_atomic(path, (json.dumps(facts, indent=2) + "\n").encode(), 0o644)
+    return path

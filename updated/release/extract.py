@@ -1,0 +1,221 @@
+"""Reads payloads without installing them: inspect, verify, extract. The same parsing and decoding as the daemon's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.install.fetch import FileSource
+from updated.install.operations import carry_out
+from updated.install.stream import PayloadReader, check_end, read_metadata
+from updated.payload.manifest import FROM_SOURCE, Manifest, Operation, Partition
+from updated.payload.signature import parse_signatures
+from updated.payload.trust import Keyring
+
+PIECE = 1024 * 1024
+
+
+def _reader(payload: Path) -> PayloadReader:
+    return PayloadReader(FileSource(payload).read_from(0), threading.Event())
+
+
+def verify(payload: Path, keyring: Keyring) -> tuple[Manifest, str]:
+    """Check all signatures and the hash of every operation's data; return the manifest and the key's name.
+
+    Raises:
+        RefusedError: why the payload can't be trusted.
+        RemoteError: PAYLOAD_SIZE_MISMATCH.
+        LocalError: the file can't be read.
+    """
+    reader = _reader(payload)
+    _, manifest = read_metadata(reader, keyring, allow_unsigned_metadata=False)
+    for partition in manifest.partitions:
+        for operation in partition.operations:
+            _check_data(operation, reader.take(operation.data_length))
+    return manifest, check_end(reader, manifest, keyring, None)
+
+
+def _check_data(operation: Operation, data: bytes | memoryview) -> None:
+    if operation.data_length and sha256(data).digest() != operation.data_sha256:
+        raise RefusedError(
+            ErrorCode.OPERATION_HASH_MISMATCH,
+            f"the data at {operation.data_offset} (+{operation.data_length}) are not what was signed",
+            hint="The payload was changed or damaged; get it from where it was built.",
+        )
+
+
+def inspect(payload: Path) -> dict[str, Any]:
+    """Return what a payload says of itself, believed or not: the document of `inspect --json`.
+
+    Raises:
+        UpdateError: it can't be read or parsed.
+    """
+    reader = _reader(payload)
+    header, manifest = read_metadata(reader, None, allow_unsigned_metadata=True)
+    whole = sha256()
+    with payload.open("rb") as file:
+        while piece := file.read(PIECE):
+            whole.update(piece)
+    identity = manifest.identity
+    return {
+        "major": manifest.major,
+        "minor": manifest.minor,
+        "block_size": manifest.block_size,
+        "size": payload.stat().st_size,
+        "sha256": whole.hexdigest(),
+        "metadata_size": header.metadata_size,
+        "product": identity.product if identity else None,
+        "channels": list(identity.channels) if identity else [],
+        "version": identity.version if identity else None,
+        "rollback_index": identity.rollback_index if identity else None,
+        "not_after": identity.not_after if identity else None,
+        "signatures": _signatures(payload, header.data_start + manifest.signatures_offset, manifest.signatures_size),
+        "partitions": [_describe(partition) for partition in manifest.partitions],
+        "packages": [
+            {"name": package.name, "size": package.size, "sha256": package.sha256.hex(), "kind": package.kind}
+            for package in manifest.packages
+        ],
+    }
+
+
+def _signatures(payload: Path, offset: int, size: int) -> list[dict[str, int]]:
+    if not size:
+        return []
+    with payload.open("rb") as file:
+        file.seek(offset)
+        entries = parse_signatures(file.read(size))
+    return [{"bits": len(entry.data) * 8, "version": entry.version} for entry in entries]
+
+
+def _describe(partition: Partition) -> dict[str, Any]:
+    operations: dict[str, dict[str, int]] = {}
+    for operation in partition.operations:
+        kind = operations.setdefault(operation.type.name, {"count": 0, "bytes": 0})
+        kind["count"] += 1
+        kind["bytes"] += operation.data_length
+    return {
+        "name": partition.name,
+        "size": partition.new.size if partition.new else None,
+        "sha256": partition.new.sha256.hex() if partition.new else None,
+        "old_sha256": partition.old.sha256.hex() if partition.old else None,
+        "operations": operations,
+    }
+
+
+class ImageFile:
+    """An image that operations read and write."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read exactly `length` bytes.
+
+        Raises:
+            LocalError: SOURCE_MISMATCH; the image is too small to be the one that a delta is for.
+        """
+        data = os.pread(self._fd, length, offset)
+        if len(data) != length:
+            raise LocalError(
+                ErrorCode.SOURCE_MISMATCH, "the old image is smaller than the delta's", hint="Name the right --old."
+            )
+        return data
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of `data`."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, offset)
+            view, offset = view[written:], offset + written
+
+
+@contextmanager
+def _open(path: Path, flags: int) -> Iterator[ImageFile]:
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
+    try:
+        yield ImageFile(fd)
+    finally:
+        os.close(fd)
+
+
+def extract(payload: Path, name: str, out: Path, *, old: Path | None, keyring: Keyring | None) -> None:
+    """Write one partition's image; without a keyring nothing is verified but the hashes.
+
+    The image is written beside `out` and renamed once its hash is right.
+
+    Raises:
+        UpdateError: the payload can't be trusted, parsed or carried out.
+    """
+    beside = out.with_name(out.name + ".part")
+    try:
+        _extract(payload, name, beside, old, keyring)
+        beside.replace(out)
+    except OSError as error:
+        raise LocalError(
+            ErrorCode.STATE, f"{error.filename or out}: {error.strerror}", hint="Look at the path and free space."
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _extract(payload: Path, name: str, out: Path, old: Path | None, keyring: Keyring | None) -> None:
+    reader = _reader(payload)
+    _, manifest = read_metadata(reader, keyring, allow_unsigned_metadata=False)
+    partition = _find(manifest, name)
+    needs_old = any(op.src_extents for op in partition.operations)
+    if needs_old and old is None:
+        raise LocalError(ErrorCode.USAGE, "this payload is a delta", hint="Name the old image with --old.")
+    in_place = manifest.in_place and not partition.is_file
+    if in_place and old is not None:
+        shutil.copyfile(old, out)
+    source = old if old is not None and any(op.type in FROM_SOURCE for op in partition.operations) else None
+    with _open(out, os.O_RDWR | os.O_CREAT | (0 if in_place else os.O_TRUNC)) as image:
+        if source is not None:
+            with _open(source, os.O_RDONLY) as running:
+                _carry_out_all(manifest, partition, reader, image, running)
+        else:
+            _carry_out_all(manifest, partition, reader, image, None)
+    if keyring is not None:
+        check_end(reader, manifest, keyring, None)
+    _check_image(partition, out)
+
+
+def _find(manifest: Manifest, name: str) -> Partition:
+    for partition in manifest.partitions:
+        if partition.name == name and partition.new is not None:
+            return partition
+    names = ", ".join(partition.name for partition in manifest.partitions)
+    raise LocalError(ErrorCode.PARTITION_UNKNOWN, f"the payload has no partition {name}", hint=f"It has: {names}.")
+
+
+def _carry_out_all(
+    manifest: Manifest, wanted: Partition, reader: PayloadReader, image: ImageFile, running: ImageFile | None
+) -> None:
+    for partition in manifest.partitions:
+        for operation in partition.operations:
+            data = reader.take(operation.data_length)
+            if partition is wanted:
+                carry_out(operation, data, target=image, running=running, block_size=manifest.block_size)
+
+
+def _check_image(partition: Partition, out: Path) -> None:
+    if partition.new is None:
+        raise AssertionError("only partitions with an image are extracted")
+    os.truncate(out, partition.new.size)
+    whole = sha256()
+    with out.open("rb") as file:
+        while piece := file.read(PIECE):
+            whole.update(piece)
+    if whole.digest() != partition.new.sha256:
+        raise RefusedError(
+            ErrorCode.PARTITION_HASH_MISMATCH,
+            f"the partition {partition.name} comes out differently from what the payload says",
+            hint="Is --old the image that the delta was made from?",
+        )

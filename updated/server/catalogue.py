@@ -1,0 +1,133 @@
+"""The directory that is served: releases as `update-payload build` leaves them, and which channel has which."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from updated.common.durable import read_bounded, write_atomic
+from updated.errors import ErrorCode, LocalError
+from updated.omaha.response import NAME
+
+LIMIT = 1024 * 1024  # bytes of a JSON file
+CHANNELS = "channels.json"
+EVENTS = "events.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One payload."""
+
+    product: str
+    version: str
+    payload: str  # its file's name in the directory
+    size: int
+    sha1: bytes
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """What a channel of a product has, and for how many hosts of a hundred."""
+
+    release: Release
+    percent: int
+
+
+class Catalogue:
+    """Reads the directory afresh at each question, so that `publish` needs no signal to the server."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def channel(self, product: str, name: str) -> Channel | None:
+        """Return what a product's channel has, None when it has nothing.
+
+        Raises:
+            LocalError: STATE; a file is damaged.
+        """
+        entry = self._channels().get(f"{product}/{name}")
+        if entry is None:
+            return None
+        return Channel(read_release(self.directory / entry["release"]), int(entry["percent"]))
+
+    def products(self) -> set[str]:
+        """Return the products that have a channel."""
+        return {key.rpartition("/")[0] for key in self._channels()}
+
+    def publish(self, release: Path, channel: str, percent: int = 100) -> Release:
+        """Offer a release of the directory on a channel.
+
+        Raises:
+            LocalError: USAGE or STATE.
+        """
+        if release.resolve().parent != self.directory.resolve():
+            raise LocalError(
+                ErrorCode.USAGE,
+                f"{release} is not in {self.directory}",
+                hint="Copy the payload and its release.json there first.",
+            )
+        if not 0 <= percent <= 100 or not channel or "/" in channel:  # noqa: PLR2004 - per cent
+            raise LocalError(
+                ErrorCode.USAGE, f"channel {channel!r} with {percent} per cent can't be", hint="Percent is 0 to 100."
+            )
+        found = read_release(release)
+        payload = self.directory / found.payload
+        if not payload.is_file() or payload.stat().st_size != found.size:
+            raise LocalError(
+                ErrorCode.STATE, f"{payload} is not the {found.size} bytes that the release has", hint="Build it again."
+            )
+        channels = self._channels()
+        channels[f"{found.product}/{channel}"] = {"release": release.name, "percent": percent}
+        text = json.dumps(channels, indent=2, sort_keys=True) + "\n"
+        write_atomic(self.directory / CHANNELS, text.encode(), 0o644)
+        return found
+
+    def note_events(self, entries: list[Mapping[str, Any]]) -> None:
+        """Append to events.jsonl; one write, so that two servers' lines don't mix."""
+        lines = "".join(json.dumps(entry) + "\n" for entry in entries)
+        fd = os.open(self.directory / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        with os.fdopen(fd, "wb", buffering=0) as file:
+            file.write(lines.encode())
+
+    def _channels(self) -> dict[str, dict[str, Any]]:
+        path = self.directory / CHANNELS
+        try:
+            return dict(json.loads(read_bounded(path, LIMIT)))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise _damaged(path, error) from error
+
+
+def read_release(path: Path) -> Release:
+    """Read a release.json.
+
+    Raises:
+        LocalError: STATE; it is missing or damaged.
+    """
+    try:
+        raw = json.loads(read_bounded(path, LIMIT))
+        release = Release(
+            product=str(raw["product"]),
+            version=str(raw["version"]),
+            payload=str(raw["payload"]),
+            size=int(raw["size"]),
+            sha1=base64.b64decode(raw["sha1"], validate=True),
+            sha256=bytes.fromhex(raw["sha256"]),
+        )
+        if not NAME.fullmatch(release.payload):
+            raise ValueError(f"{release.payload!r} is no plain file name")
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise _damaged(path, error) from error
+    return release
+
+
+def _damaged(path: Path, error: Exception) -> LocalError:
+    return LocalError(ErrorCode.STATE, f"{path} can't be read: {error}", hint="Build or publish the release again.")
