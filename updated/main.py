@@ -23,7 +23,8 @@ from updated.config import Settings, load
 from updated.confirm.reboot import reboot_by_command, reboot_by_logind
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.slots.boot.gptprio import GptPrio
-from updated.slots.layout import HostPaths, booted_partuuids, find_disk
+from updated.slots.layout import HostPaths
+from updated.slots.running import booted_partuuids, find_disk
 
 logger = log.get_logger("main")
 

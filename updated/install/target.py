@@ -12,7 +12,9 @@ from typing import NoReturn, Self
 
 from updated.errors import ErrorCode, LocalError, RefusedError, Retry
 from updated.slots.boot import BootControl
-from updated.slots.layout import HostPaths, Slot, partuuid_of_device, running_devices
+from updated.slots.devices import device_folder, is_at, number_of, running_devices, users_of
+from updated.slots.layout import HostPaths, Slot
+from updated.slots.running import booted_partuuids
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -24,6 +26,7 @@ class Target:
         self._fd, self._offset = fd, offset
         self.size = size
         self.name = name
+        self._lost: str | None = None  # why a flush failed
 
     def __enter__(self) -> Self:
         return self
@@ -81,12 +84,17 @@ class Target:
     def flush(self) -> None:
         """Return when everything written is on the medium.
 
+        A flush that failed fails for good: the kernel reports lost pages once and calls them clean from then on.
+
         Raises:
             LocalError: DOWNLOAD_WRITE or NO_SPACE.
         """
         try:
+            if self._lost:
+                raise OSError(errno.EIO, self._lost)
             os.fsync(self._fd)
         except OSError as error:
+            self._lost = self._lost or f"an earlier flush failed: {error.strerror}"
             self._fail(error, f"{self.name} can't be flushed")
 
     def drop_cache(self) -> None:
@@ -133,26 +141,24 @@ def open_target(boot: BootControl, slot: Slot, *, needed: int, host: HostPaths) 
 
     Raises:
         RefusedError: TARGET_IS_RUNNING, TARGET_MOUNTED, TARGET_TOO_SMALL, TARGET_BUSY.
-        LocalError: INSTALL_DEVICE_OPEN.
+        LocalError: INSTALL_DEVICE_OPEN; SLOT_NOT_FOUND and others when the boot loader's data can't be read.
     """
     path, offset = boot.path_of(slot)
-    _refuse_running(boot, slot, host)
+    _refuse_running_slot(boot, slot, host)
     if needed > slot.size:
         raise RefusedError(
             ErrorCode.TARGET_TOO_SMALL,
             f"slot {slot.name} has {slot.size} bytes, the release needs {needed}",
             hint="Build a smaller image, or make the slots of this host larger.",
         )
-    _refuse_mounted(path, slot, host)
     fd = _open(path, slot)
     try:
         _lock(fd, path, slot)
-        if os.lseek(fd, 0, os.SEEK_END) < offset + slot.size:
-            raise RefusedError(
-                ErrorCode.TARGET_TOO_SMALL,
-                f"{path} ends before slot {slot.name} does",
-                hint="Repair the partition table or the image file.",
-            )
+        _check_place(fd, slot, path, offset, host)
+        _refuse_in_use(fd, slot, offset, host)
+    except OSError as error:
+        os.close(fd)
+        raise _cannot_open(path, slot, error) from error
     except BaseException:
         os.close(fd)
         raise
@@ -174,28 +180,36 @@ def open_running(boot: BootControl) -> Target:
     return Target(fd, offset, slot.size, f"slot {slot.name} ({path})")
 
 
-def _refuse_running(boot: BootControl, slot: Slot, host: HostPaths) -> None:
-    running = {boot.booted().partuuid} | {partuuid_of_device(device) for device in running_devices(host)}
-    if slot.partuuid in running:
+def _refuse_running_slot(boot: BootControl, slot: Slot, host: HostPaths) -> None:
+    booted = boot.booted()
+    if slot.name == booted.name or slot.partuuid in {booted.partuuid, *booted_partuuids(host)}:
+        raise _running(slot)
+
+
+def _check_place(fd: int, slot: Slot, path: Path, offset: int, host: HostPaths) -> None:
+    """Check on the open descriptor itself that it leads to the slot's bytes, whatever the name has led to."""
+    status = os.fstat(fd)
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+        raise OSError(errno.EINVAL, "it is neither a block device nor a file")
+    if stat.S_ISBLK(status.st_mode) and offset == 0 and not is_at(device_folder(status.st_rdev, host), slot):
+        raise OSError(errno.ENXIO, "it is another partition by now")
+    if os.lseek(fd, 0, os.SEEK_END) < offset + slot.size:
         raise RefusedError(
-            ErrorCode.TARGET_IS_RUNNING,
-            f"slot {slot.name} is the one that runs",
-            hint="This is a fault of the configuration or of the agent; nothing was changed.",
+            ErrorCode.TARGET_TOO_SMALL,
+            f"{path} ends before slot {slot.name} does",
+            hint="Repair the partition table or the image file.",
         )
 
 
-def _refuse_mounted(path: Path, slot: Slot, host: HostPaths) -> None:
-    """Refuse a partition that is mounted; an image file's slot can't be told apart from its loop mounts but by name."""
-    try:
-        mounts = host.mountinfo.read_text(errors="replace").splitlines()
-        status = path.stat()
-    except OSError as error:
-        raise _cannot_open(path, slot, error) from error
-    number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}" if stat.S_ISBLK(status.st_mode) else None
-    for line in mounts:
+def _refuse_in_use(fd: int, slot: Slot, offset: int, host: HostPaths) -> None:
+    """Refuse what runs or is mounted, by device numbers: the device's own, or the loop devices' of an image file."""
+    devices = users_of(os.fstat(fd), range(offset, offset + slot.size), host)
+    running = running_devices(host)
+    if any(device in running for device in devices):
+        raise _running(slot)
+    for line in host.mountinfo.read_text(errors="replace").splitlines():
         fields = line.split()
-        source = fields[fields.index("-") + 2] if "-" in fields[:-2] else ""
-        if fields[2:3] == [number] or (number is None and source == str(path)):
+        if any(fields[2:3] == [number_of(device)] for device in devices):
             raise RefusedError(
                 ErrorCode.TARGET_MOUNTED,
                 f"slot {slot.name} is mounted at {fields[4]}",
@@ -203,11 +217,19 @@ def _refuse_mounted(path: Path, slot: Slot, host: HostPaths) -> None:
             )
 
 
+def _running(slot: Slot) -> RefusedError:
+    return RefusedError(
+        ErrorCode.TARGET_IS_RUNNING,
+        f"slot {slot.name} is the one that runs",
+        hint="This is a fault of the configuration or of the agent; nothing was changed.",
+    )
+
+
 def _open(path: Path, slot: Slot) -> int:
     # O_EXCL on a block device fails while anything else (a mount, device-mapper) holds it; on a file it says nothing
     exclusive = os.O_EXCL if path.is_block_device() else 0
     try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | exclusive)
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | exclusive)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise _busy(path, slot) from error
@@ -217,7 +239,7 @@ def _open(path: Path, slot: Slot) -> int:
 def _lock(fd: int, path: Path, slot: Slot) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise _busy(path, slot) from error
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import stat
+import struct
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
+
+BLKSSZGET = 0x1268  # linux/fs.h: the logical sector size of a block device
+FLOCK = struct.Struct("@hhqqi")  # fcntl(2)'s struct flock: type, whence, start, length, pid
 
 
 class Disk(Protocol):
@@ -14,6 +20,11 @@ class Disk(Protocol):
     @property
     def size(self) -> int:
         """Bytes on the medium."""
+        ...
+
+    @property
+    def sector_size(self) -> int | None:
+        """Bytes of a sector; None when the medium doesn't tell, as an image file."""
         ...
 
     def read(self, offset: int, length: int) -> bytes:
@@ -25,7 +36,7 @@ class Disk(Protocol):
         ...
 
     def flush(self) -> None:
-        """Return when everything written is on the medium."""
+        """Return when everything written is on the medium; what is read next comes from there."""
         ...
 
 
@@ -33,14 +44,24 @@ class FileDisk:
     """A block device or an image file; a context manager."""
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        """Open it.
+        """Open it; for writing, wait until no other process changes its table.
 
         Raises:
-            OSError: it can't be opened.
+            OSError: it can't be opened, or it is neither a block device nor a file.
         """
-        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
+        flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | os.O_NONBLOCK
         self._fd = os.open(path, flags)
-        self._size = os.lseek(self._fd, 0, os.SEEK_END)
+        try:
+            mode = os.fstat(self._fd).st_mode
+            if not (stat.S_ISBLK(mode) or stat.S_ISREG(mode)):
+                raise OSError(f"{path} is neither a block device nor a file")
+            self._size = os.lseek(self._fd, 0, os.SEEK_END)
+            self._sector_size = _sector_size(self._fd) if stat.S_ISBLK(mode) else None
+            if writable:
+                _lock(self._fd)
+        except BaseException:
+            os.close(self._fd)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -54,6 +75,11 @@ class FileDisk:
     def size(self) -> int:
         """Bytes on the medium."""
         return self._size
+
+    @property
+    def sector_size(self) -> int | None:
+        """Bytes of a sector of a block device; None for a file."""
+        return self._sector_size
 
     def read(self, offset: int, length: int) -> bytes:
         """Read exactly `length` bytes.
@@ -78,9 +104,23 @@ class FileDisk:
             view, offset = view[written:], offset + written
 
     def flush(self) -> None:
-        """Return when everything written is on the medium.
+        """Return when everything written is on the medium, and forget the cached copy.
 
         Raises:
             OSError: the medium failed.
         """
         os.fsync(self._fd)
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _sector_size(fd: int) -> int:
+    return int.from_bytes(fcntl.ioctl(fd, BLKSSZGET, bytes(4)), "little")
+
+
+def _lock(fd: int) -> None:
+    """Keep other processes of ours from changing the table between our reading and writing it.
+
+    A lock on the first sector that belongs to this open file, so that it neither meets the lock which an install holds
+    on the whole image file (flock) nor goes when another descriptor of this process is closed (POSIX locks).
+    """
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 512, 0))

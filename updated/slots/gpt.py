@@ -18,7 +18,8 @@ HEADER = struct.Struct("<8sIIIIQQQQ16sQIII")
 HEADER_SIZE = HEADER.size  # 92
 ENTRY = struct.Struct("<16s16sQQQ72s")
 SECTOR_SIZES = (512, 4096)
-MAX_ENTRIES = 1024
+MAX_ENTRIES, MAX_ENTRY_SIZE = 1024, 4096
+UNUSED = bytes(16)  # the type of an entry that isn't in use
 COREOS_ROOTFS = "5dfbf5f4-2848-4bac-aa5e-0d9a20b745a6"
 
 PRIORITY_SHIFT, TRIES_SHIFT, NIBBLE = 48, 52, 0xF
@@ -62,6 +63,10 @@ class Entry:
         """The name up to the first NUL, for garbage may follow it."""
         return self.raw[56:128].decode("utf-16-le", errors="replace").split("\0", 1)[0]
 
+    def overlaps(self, other: Entry) -> bool:
+        """Tell whether two partitions share a sector."""
+        return self.first_lba <= other.last_lba and other.first_lba <= self.last_lba
+
     def with_attributes(self, attributes: int) -> Entry:
         """Return the entry with other attributes."""
         return replace(self, raw=self.raw[:48] + attributes.to_bytes(8, "little") + self.raw[56:])
@@ -92,7 +97,7 @@ def set_boot_bits(attributes: int, *, priority: int, tries: int, successful: boo
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The fields of a header that matter here; `tail` is what a longer header has after the usual 92 bytes."""
+    """The fields of a header; `tail` is what a longer header has after the usual 92 bytes, kept as it is."""
 
     revision: int
     my_lba: int
@@ -103,8 +108,8 @@ class Header:
     entries_lba: int
     entry_count: int
     entry_size: int
-    header_size: int
     entries_crc: int
+    tail: bytes = b""
 
     @property
     def entries_bytes(self) -> int:
@@ -119,6 +124,10 @@ class Table:
     header: Header
     entries: tuple[Entry, ...]
     sector_size: int
+
+    def partitions(self) -> tuple[Entry, ...]:
+        """Return the entries in use."""
+        return tuple(entry for entry in self.entries if entry.raw[:16] != UNUSED)
 
     def changed(self, entry: Entry) -> Table:
         """Return the table with one entry replaced."""
@@ -144,9 +153,10 @@ def parse_header(sector: bytes, lba: int) -> Header:
         raise ValueError("its checksum is wrong")
     if my_lba != lba:
         raise ValueError(f"it says that it is at {my_lba}, not {lba}")
-    if entry_size < ENTRY.size or entry_size % 8 or not 0 < count <= MAX_ENTRIES or entry_size > 4096:  # noqa: PLR2004
+    if entry_size < ENTRY.size or entry_size % 8 or not 0 < count <= MAX_ENTRIES or entry_size > MAX_ENTRY_SIZE:
         raise ValueError(f"it has {count} entries of {entry_size} bytes")
-    return Header(revision, my_lba, alternate, first, last, guid, entries_lba, count, entry_size, size, entries_crc)
+    tail = sector[HEADER_SIZE:size]
+    return Header(revision, my_lba, alternate, first, last, guid, entries_lba, count, entry_size, entries_crc, tail)
 
 
 def parse_entries(header: Header, array: bytes) -> tuple[Entry, ...]:
@@ -173,11 +183,12 @@ def encode_header(table: Table, *, my_lba: int, alternate_lba: int, entries_lba:
     """Write a header for one of the copies, one sector long, with fresh checksums."""
     header = table.header
     fields = [
-        SIGNATURE, header.revision, HEADER_SIZE, 0, 0, my_lba, alternate_lba, header.first_usable, header.last_usable,
-        header.disk_guid, entries_lba, header.entry_count, header.entry_size, zlib.crc32(encode_entries(table)),
+        SIGNATURE, header.revision, HEADER_SIZE + len(header.tail), 0, 0, my_lba, alternate_lba, header.first_usable,
+        header.last_usable, header.disk_guid, entries_lba, header.entry_count, header.entry_size,
+        zlib.crc32(encode_entries(table)),
     ]  # fmt: skip
-    fields[3] = zlib.crc32(HEADER.pack(*fields))
-    return HEADER.pack(*fields).ljust(table.sector_size, b"\0")
+    fields[3] = zlib.crc32(HEADER.pack(*fields) + header.tail)
+    return (HEADER.pack(*fields) + header.tail).ljust(table.sector_size, b"\0")
 
 
 def invalid(message: str) -> LocalError:

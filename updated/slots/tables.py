@@ -20,14 +20,22 @@ from updated.slots.gpt import (
     parse_header,
 )
 
+PRIMARY_ENTRIES_LBA = 2  # where the specification has them, when a damaged primary doesn't tell
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A table, and what is wrong with either copy (None: nothing)."""
+    """What a disk has: the copy that a boot loader goes by, the other good copy, and what is wrong with either."""
 
     table: Table
+    other: Table | None
     primary_damage: str | None
     backup_damage: str | None
+
+    @property
+    def copies(self) -> tuple[Table, ...]:
+        """All good copies; they differ when a cut came between the two writes of a change."""
+        return (self.table, self.other) if self.other else (self.table,)
 
 
 def read_table(disk: Disk) -> Found:
@@ -38,14 +46,12 @@ def read_table(disk: Disk) -> Found:
         OSError: the disk can't be read.
     """
     problems = []
-    for sector_size in SECTOR_SIZES:
+    for sector_size in (disk.sector_size,) if disk.sector_size else SECTOR_SIZES:
         primary, primary_damage = _try_copy(disk, sector_size, 1)
         backup, backup_damage = _try_copy(disk, sector_size, disk.size // sector_size - 1)
         table = primary or backup
         if table is not None:
-            if primary and backup and primary.entries != backup.entries:
-                backup_damage = "it differs from the primary"  # a cut between the two; the next change heals it
-            return Found(table, primary_damage, backup_damage)
+            return Found(table, backup if primary else None, primary_damage, backup_damage)
         problems.append(f"primary: {primary_damage}; backup: {backup_damage}")
     raise invalid(f"the disk has no good partition table ({problems[0]})")
 
@@ -71,13 +77,14 @@ def write_table(disk: Disk, found: Found, table: Table) -> None:
     """Write both copies of `table` and read them back.
 
     Raises:
-        LocalError: GPT_INVALID; what is read back isn't what was written.
+        LocalError: GPT_INVALID; there is no room for both, or what is read back isn't what was written.
         OSError: the disk can't be written.
     """
     last = disk.size // table.sector_size - 1
     array = encode_entries(table)
     sectors = -(-len(array) // table.sector_size)
-    primary_entries = found.table.header.entries_lba if found.table.header.my_lba == 1 else 2
+    primary_entries = table.header.entries_lba if table.header.my_lba == 1 else PRIMARY_ENTRIES_LBA
+    _check_room(table.header, primary_entries, last - sectors, sectors)
     # a good primary stays until the backup is whole; a damaged one can't be made worse, and the backup that we live
     # from then must not be the one that a cut tears
     order = [(last, 1, last - sectors), (1, last, primary_entries)]
@@ -91,6 +98,14 @@ def write_table(disk: Disk, found: Found, table: Table) -> None:
         )
         disk.flush()
     again = read_table(disk)
-    if again.primary_damage or again.backup_damage or again.table.entries != table.entries:
+    if len(again.copies) < len(order) or any(copy.entries != table.entries for copy in again.copies):
         damage = f"primary: {again.primary_damage}; backup: {again.backup_damage}"
         raise invalid(f"the partition table reads back differently ({damage})")
+
+
+def _check_room(header: Header, primary_entries: int, backup_entries: int, sectors: int) -> None:
+    """Refuse to write where partitions may be: on a disk that shrank, or whose table lies elsewhere than usual."""
+    if primary_entries < PRIMARY_ENTRIES_LBA or primary_entries + sectors > header.first_usable:
+        raise invalid(f"the primary's entries at {primary_entries} reach into the first usable sector")
+    if backup_entries <= header.last_usable:
+        raise invalid(f"partitions may reach to sector {header.last_usable}, into the place of the backup table")

@@ -2,23 +2,39 @@
 
 The boot loader picks the highest priority among the slots that are successful or have tries left, and takes one try
 off an unproven slot before it boots it.
+
+The running slot's entry is written in one case only, `confirm`. A fresh slot's priority must be above the running
+one's, and priorities have four bits: so `confirm`, which writes the entry anyway, puts both as low as their order
+allows. From then on 1 and 2 run, 3 is armed, and a running slot at 15 exists only where something else marked it;
+`confirm` lowers that too, and `arm` refuses rather than touch the entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.slots.devices import partition_node
 from updated.slots.disk import Disk, FileDisk
-from updated.slots.gpt import NIBBLE, Entry, Table, priority_of, set_boot_bits, successful_of, tries_of
-from updated.slots.layout import NAMES, HostPaths, Slot, find_entries, partition_node, slot_of
+from updated.slots.gpt import COREOS_ROOTFS, NIBBLE, Entry, Table, priority_of, set_boot_bits, successful_of, tries_of
+from updated.slots.layout import NAMES, HostPaths, Slot, find_entries, slot_of
 from updated.slots.tables import read_table, write_table
+
+Opener = Callable[[bool], AbstractContextManager[Disk]]
 
 
 class GptPrio:
-    """The slots of one disk, a block device or an image file."""
+    """The slots of one disk, a block device or an image file.
+
+    Args:
+        disk: the device node or the image file.
+        booted_partuuids: what the system may be running from; at most one of the slots.
+        labels: of slot A and slot B.
+        host: where the kernel tells about partitions' device nodes.
+        open_disk: opens the medium, for writing when told True; a test puts a recorder here.
+    """
 
     def __init__(
         self,
@@ -27,11 +43,13 @@ class GptPrio:
         booted_partuuids: tuple[str, ...],
         labels: tuple[str, str] = ("USR-A", "USR-B"),
         host: HostPaths | None = None,
+        open_disk: Opener | None = None,
     ) -> None:
-        self._path = disk
+        self._path = disk.resolve()
         self._booted = booted_partuuids
         self._labels = labels
         self._host = host or HostPaths()
+        self._open_disk = open_disk or (lambda writable: FileDisk(self._path, writable=writable))
 
     def slots(self) -> tuple[Slot, ...]:
         """Return both slots, A first.
@@ -40,106 +58,138 @@ class GptPrio:
             LocalError: GPT_INVALID, SLOT_NOT_FOUND, BOOT_CONTROL.
         """
         with self._disk(writable=False) as disk:
-            table = read_table(disk).table
-        entries = find_entries(table, self._labels)
-        return tuple(slot_of(name, entry, table.sector_size) for name, entry in zip(NAMES, entries, strict=True))
+            return self._slots(read_table(disk).table)
 
     def booted(self) -> Slot:
         """Return the slot that runs.
 
         Raises:
-            LocalError: SLOT_NOT_FOUND when the running partition is none of the two; as `slots`.
+            LocalError: SLOT_NOT_FOUND when it is none of the two or could be both; as `slots`.
         """
-        slots = self.slots()
-        for partuuid in self._booted:
-            for slot in slots:
-                if slot.partuuid == partuuid:
-                    return slot
-        raise LocalError(
-            ErrorCode.SLOT_NOT_FOUND,
-            f"this system runs from {' or '.join(self._booted) or 'no known partition'}, no slot of {self._path}",
-            hint="Look at slots.disk and slots.labels in the settings, and at root= of the kernel command line.",
-        )
+        return self._running(self.slots())
 
     def unmark(self, slot: Slot) -> None:
         """Make a slot un-bootable: priority, tries and success all 0.
 
         Raises:
             RefusedError: TARGET_IS_RUNNING.
-            LocalError: as `slots`.
+            LocalError: BOOT_CONTROL when the running slot is unproven, so that nothing would be left to fall back to;
+                as `slots`.
         """
-        self._refuse_running(slot)
         self._change(slot, lambda _table: (0, 0, False))
 
     def arm(self, slot: Slot, tries: int) -> None:
-        """Make a slot the next to boot: priority above the other's, `tries` attempts, not yet successful.
-
-        The other slot's entry isn't touched, so its priority must leave room above. `confirm` sees to that.
+        """Make a slot the next to boot: priority above every other's, `tries` attempts (1 to 15), not yet successful.
 
         Raises:
             RefusedError: TARGET_IS_RUNNING.
-            LocalError: BOOT_CONTROL when the running slot has the highest priority there is; as `slots`.
+            LocalError: BOOT_CONTROL when the running slot is unproven or has the highest priority there is; as `slots`.
         """
-        self._refuse_running(slot)
+        if not 1 <= tries <= NIBBLE:
+            raise ValueError(f"a slot is armed for 1 to {NIBBLE} tries, not {tries}")
         self._change(slot, lambda table: (self._priority_above(table, slot), tries, False))
 
     def confirm(self, slot: Slot) -> None:
-        """Mark the running slot as good; both priorities become as low as their order allows.
+        """Mark the running slot as good, and put the priorities as low as their order allows.
 
-        They would otherwise climb with every update until four bits are full. This is the one moment when the running
-        slot's entry is written: it has just proven itself, and each table that a cut may leave boots it.
+        Each table that a cut may leave boots the running slot, or what was armed above it before.
 
         Raises:
-            LocalError: as `slots`.
+            LocalError: BOOT_CONTROL when `slot` isn't the running one; as `slots`.
         """
-        if slot.successful and slot.tries == 0 and 0 < slot.priority < NIBBLE:
-            return
         with self._disk(writable=True) as disk:
             found = read_table(disk)
-            table = found.table
-            mine = self._entry(table, slot)
-            other = next(entry for entry in find_entries(table, self._labels) if entry.guid != slot.partuuid)
-            overtakes = slot_of("", other, table.sector_size).bootable and priority_of(other.attributes) > slot.priority
-            if overtakes:  # somebody else armed the other slot: their order stays
-                table = table.changed(_marked(mine, max(slot.priority, 1)))
-            else:
-                table = table.changed(_marked(mine, 2)).changed(_lowered(other))
-            write_table(disk, found, table)
+            if self._running(self._slots(found.table)).partuuid != slot.partuuid:
+                raise LocalError(
+                    ErrorCode.BOOT_CONTROL,
+                    f"slot {slot.name} isn't the one that runs, so nobody can tell that it is good",
+                    hint="This is a fault of the configuration or of the agent; nothing was changed.",
+                )
+            if all(_proven(self._entry(copy, slot)) for copy in found.copies):
+                return
+            wanted = self._confirmed(found.table, slot)
+            if any(copy.entries != wanted.entries for copy in found.copies):
+                write_table(disk, found, wanted)
 
     def path_of(self, slot: Slot) -> tuple[Path, int]:
-        """Return the partition's own device node, or the image file and the slot's offset in it."""
-        node = partition_node(slot.partuuid, self._host) if self._path.is_block_device() else None
+        """Return the partition's own device node, or the image file and the slot's offset in it.
+
+        Raises:
+            LocalError: BOOT_CONTROL; the disk is gone.
+        """
+        try:
+            node = partition_node(self._path, slot, self._host) if self._path.is_block_device() else None
+        except OSError as error:
+            raise self._failed("looked at", error) from error
         return (node, 0) if node else (self._path, slot.offset)
 
-    def _refuse_running(self, slot: Slot) -> None:
-        if slot.partuuid in self._booted:
+    def _slots(self, table: Table) -> tuple[Slot, ...]:
+        entries = find_entries(table, self._labels)
+        return tuple(slot_of(name, entry, table.sector_size) for name, entry in zip(NAMES, entries, strict=True))
+
+    def _running(self, slots: tuple[Slot, ...]) -> Slot:
+        running = [slot for slot in slots if slot.partuuid in self._booted]
+        if len(running) == 1:
+            return running[0]
+        raise LocalError(
+            ErrorCode.SLOT_NOT_FOUND,
+            f"this system runs from {' and '.join(self._booted) or 'no known partition'}:"
+            f" {'both slots' if running else 'no slot'} of {self._path}",
+            hint="Look at slots.disk and slots.labels in the settings, and at root= of the kernel command line.",
+        )
+
+    def _change(self, slot: Slot, bits: Callable[[Table], tuple[int, int, bool]]) -> None:
+        """Set another slot's boot bits in both copies, unless each good copy has them already.
+
+        A damaged copy is made anew with the change; where nothing needs to change, nothing is repaired either.
+        """
+        with self._disk(writable=True) as disk:
+            found = read_table(disk)
+            self._refuse(slot, self._running(self._slots(found.table)))
+            changed = _with_bits(self._entry(found.table, slot), *bits(found.table))
+            if any(self._entry(copy, slot).attributes != changed.attributes for copy in found.copies):
+                write_table(disk, found, found.table.changed(changed))
+
+    def _refuse(self, slot: Slot, running: Slot) -> None:
+        if slot.partuuid in (*self._booted, running.partuuid):
             raise RefusedError(
                 ErrorCode.TARGET_IS_RUNNING,
                 f"slot {slot.name} is the one that runs",
                 hint="This is a fault of the configuration or of the agent; nothing was changed.",
             )
+        if not (running.successful and running.priority):
+            raise LocalError(
+                ErrorCode.BOOT_CONTROL,
+                f"slot {running.name}, which runs, isn't marked good: without slot {slot.name} nothing might boot",
+                hint="Wait until this boot is confirmed; `update-ctl status` tells what it waits for.",
+            )
 
     def _priority_above(self, table: Table, slot: Slot) -> int:
-        others = [entry for entry in find_entries(table, self._labels) if entry.guid != slot.partuuid]
-        highest = max(priority_of(entry.attributes) for entry in others)
+        highest = max(priority_of(entry.attributes) for entry in _roots(table) if entry.guid != slot.partuuid)
         if highest >= NIBBLE:
             raise LocalError(
                 ErrorCode.BOOT_CONTROL,
-                f"the running slot has the highest priority there is, {highest}",
-                hint="Lower it: `cgpt add -i N -P 1 DISK`. The agent itself keeps priorities at 1 and 2.",
+                f"another slot has the highest priority there is, {highest}",
+                hint=f"Lower it: `cgpt add -i NUMBER -P 1 {self._path}`. The agent itself keeps them at 1 to 3.",
             )
         return highest + 1
 
-    def _change(self, slot: Slot, bits: Callable[[Table], tuple[int, int, bool]]) -> None:
-        """Set a slot's boot bits in both copies; a table that is so already and sound in both is left alone."""
-        with self._disk(writable=True) as disk:
-            found = read_table(disk)
-            entry = self._entry(found.table, slot)
-            priority, tries, successful = bits(found.table)
-            attributes = set_boot_bits(entry.attributes, priority=priority, tries=tries, successful=successful)
-            if attributes == entry.attributes and not (found.primary_damage or found.backup_damage):
-                return
-            write_table(disk, found, found.table.changed(entry.with_attributes(attributes)))
+    def _confirmed(self, table: Table, slot: Slot) -> Table:
+        """Return the table with `slot` marked good, above all that may boot unless somebody armed another above it."""
+        mine = self._entry(table, slot)
+        priority = priority_of(mine.attributes)
+        other = next(entry for entry in find_entries(table, self._labels) if entry.guid != slot.partuuid)
+        if slot_of("", other, table.sector_size).bootable and priority_of(other.attributes) > priority:
+            return table.changed(_with_bits(mine, max(priority, 1), 0, successful=True))
+        other = _with_bits(
+            other,
+            min(priority_of(other.attributes), 1),
+            tries_of(other.attributes),
+            successful=successful_of(other.attributes),
+        )
+        table = table.changed(other)
+        highest = max(priority_of(entry.attributes) for entry in _roots(table) if entry.guid != slot.partuuid)
+        return table.changed(_with_bits(mine, min(highest + 1, NIBBLE), 0, successful=True))
 
     def _entry(self, table: Table, slot: Slot) -> Entry:
         for entry in find_entries(table, self._labels):
@@ -154,30 +204,29 @@ class GptPrio:
     @contextmanager
     def _disk(self, *, writable: bool) -> Iterator[Disk]:
         try:
-            with self._open(writable=writable) as disk:
+            with self._open_disk(writable) as disk:
                 yield disk
         except OSError as error:
-            raise LocalError(
-                ErrorCode.BOOT_CONTROL,
-                f"the partition table of {self._path} can't be {'written' if writable else 'read'}: {error}",
-                hint="Look at the disk and the kernel's log (`dmesg`).",
-            ) from error
+            raise self._failed("written" if writable else "read", error) from error
 
-    def _open(self, *, writable: bool) -> FileDisk:
-        return FileDisk(self._path, writable=writable)
-
-
-def _marked(entry: Entry, priority: int) -> Entry:
-    return entry.with_attributes(set_boot_bits(entry.attributes, priority=priority, tries=0, successful=True))
-
-
-def _lowered(entry: Entry) -> Entry:
-    attributes = entry.attributes
-    return entry.with_attributes(
-        set_boot_bits(
-            attributes,
-            priority=min(priority_of(attributes), 1),
-            tries=tries_of(attributes),
-            successful=successful_of(attributes),
+    def _failed(self, what: str, error: OSError) -> LocalError:
+        return LocalError(
+            ErrorCode.BOOT_CONTROL,
+            f"the partition table of {self._path} can't be {what}: {error}",
+            hint="Look at the disk and the kernel's log (`dmesg`).",
         )
-    )
+
+
+def _roots(table: Table) -> list[Entry]:
+    return [entry for entry in table.partitions() if entry.type_guid == COREOS_ROOTFS]
+
+
+def _proven(entry: Entry) -> bool:
+    """Tell whether a running slot's entry is as `confirm` leaves it, with room above."""
+    bits = entry.attributes
+    return successful_of(bits) and tries_of(bits) == 0 and 0 < priority_of(bits) < NIBBLE
+
+
+def _with_bits(entry: Entry, priority: int, tries: int, successful: bool) -> Entry:
+    bits = set_boot_bits(entry.attributes, priority=priority, tries=tries, successful=successful)
+    return entry.with_attributes(bits)

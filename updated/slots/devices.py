@@ -1,0 +1,141 @@
+"""Block devices as sysfs tells of them: what runs here, where a partition lies, who else has a slot open.
+
+Formats after the kernel's Documentation/ABI/testing/sysfs-block and sysfs-class-block, mountinfo after proc(5).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from updated.slots.layout import HostPaths, Slot
+
+SECTOR = 512  # sysfs counts in these, whatever the medium's sectors are
+
+
+def read_fact(path: Path) -> str:
+    """Return what a file of the kernel says, stripped; nothing when there is no such file."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""  # it isn't there, or goes away while we look: whoever asks has another source
+
+
+def device_folder(number: int, host: HostPaths) -> Path:
+    """Return the sysfs folder of a block device by its number (`st_rdev`, `st_dev`); it may not exist."""
+    return (host.sysfs / "dev/block" / f"{os.major(number)}:{os.minor(number)}").resolve()
+
+
+def number_of(device: Path) -> str:
+    """Return a device's `major:minor`, as mountinfo has it."""
+    return read_fact(device / "dev")
+
+
+def all_partitions(host: HostPaths) -> Iterator[Path]:
+    """Return the sysfs folders of all partitions that the kernel knows."""
+    return (node.resolve() for node in sorted((host.sysfs / "class/block").glob("*")) if is_partition(node))
+
+
+def is_partition(device: Path) -> bool:
+    """Tell a partition from a whole disk."""
+    return (device / "partition").exists()
+
+
+def running_devices(host: HostPaths) -> list[Path]:
+    """Return the sysfs folders of the devices under / and /usr, device-mapper resolved to what is below it."""
+    tops = [device_folder(mount.stat().st_dev, host) for mount in (host.root, host.root / "usr") if mount.exists()]
+    tops += [_by_source(source, host) for source in _sources(host)]
+    return list(dict.fromkeys(leaf for top in tops if top.exists() for leaf in leaves(top)))
+
+
+def _by_source(source: str, host: HostPaths) -> Path:
+    return host.sysfs / "class/block" / Path(source).resolve().name  # /dev/mapper/usr is a link to ../dm-0
+
+
+def _sources(host: HostPaths) -> list[str]:
+    """Return the devices that are mounted on / and /usr: btrfs gives its files a number that no device has."""
+    lines = [line.split() for line in read_fact(host.mountinfo).splitlines()]
+    mounted = [fields for fields in lines if fields[4:5] in (["/"], ["/usr"]) and "-" in fields[:-2]]
+    sources = [fields[fields.index("-") + 2] for fields in mounted]
+    return [source for source in sources if source.startswith("/dev/")]
+
+
+def leaves(device: Path) -> list[Path]:
+    """Return what a device's data lie on: itself, or whatever is below a device-mapper or md device."""
+    below = sorted((device / "slaves").glob("*"))
+    return [leaf for slave in below for leaf in leaves(slave.resolve())] if below else [device.resolve()]
+
+
+def partition_node(disk: Path, slot: Slot, host: HostPaths) -> Path | None:
+    """Return the device node of a slot on the block device `disk`; None when the kernel has no such partition.
+
+    By place, not by PARTUUID: a disk and its clone have the same ones.
+
+    Raises:
+        OSError: there is no such disk.
+    """
+    for part in _children(device_folder(disk.stat().st_rdev, host)):
+        if is_at(part, slot):
+            return host.dev / part.name
+    return None
+
+
+def is_at(partition: Path, slot: Slot) -> bool:
+    """Tell whether a partition's sysfs folder describes the slot's very bytes."""
+    return is_partition(partition) and _place(partition) == range(slot.offset, slot.offset + slot.size)
+
+
+def _children(disk: Path) -> list[Path]:
+    return [mark.parent for mark in sorted(disk.glob("*/partition"))]
+
+
+def _place(device: Path) -> range:
+    """Return the bytes of its disk that a partition has; a whole disk's begin at 0."""
+    start = int(read_fact(device / "start") or 0) * SECTOR
+    return range(start, start + int(read_fact(device / "size") or 0) * SECTOR)
+
+
+def users_of(opened: os.stat_result, place: range, host: HostPaths) -> list[Path]:
+    """Return the sysfs folders of all devices that share bytes with a slot.
+
+    Args:
+        opened: what `fstat` says of the partition, disk or image file that the slot was opened by.
+        place: the slot's bytes in there.
+        host: where sysfs is.
+    """
+    if stat.S_ISBLK(opened.st_mode):
+        return _with_holders(_parts_at(device_folder(opened.st_rdev, host), place))
+    found: list[Path] = []
+    for mark in sorted((host.sysfs / "class/block").glob("loop*/loop/backing_file")):
+        loop = mark.parent.parent.resolve()
+        if _same_file(Path(read_fact(mark)), opened):
+            begin = int(read_fact(mark.parent / "offset") or 0)
+            mapped = range(begin, begin + len(_place(loop)))
+            if _overlap(mapped, place):
+                found += _parts_at(loop, range(place.start - begin, place.stop - begin))
+    return _with_holders(found)
+
+
+def _same_file(path: Path, opened: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), opened)
+    except OSError:
+        return False  # a backing file that has been removed is no file that we could have opened
+
+
+def _parts_at(device: Path, place: range) -> list[Path]:
+    return [device, *(part for part in _children(device) if _overlap(_place(part), place))]
+
+
+def _overlap(one: range, other: range) -> bool:
+    return one.start < other.stop and other.start < one.stop
+
+
+def _with_holders(devices: Iterable[Path]) -> list[Path]:
+    found: list[Path] = []
+    for device in devices:
+        holders = [holder.resolve() for holder in sorted((device / "holders").glob("*"))]
+        found += [device, *_with_holders(holders)]
+    return found
