@@ -8,6 +8,7 @@ from updated.agent import talk
 from updated.agent.context import Context
 from updated.agent.host import HostFacts
 from updated.agent.machine import Event
+from updated.agent.status import error_dict
 from updated.common.log import get_logger
 from updated.confirm.health import judge
 from updated.confirm.rollback import Boot, Pending, classify_boot, raised_floor
@@ -60,6 +61,13 @@ class BootWork:
         memory.rolled_back = {"version": pending.version_to, "at": now, "boot_id": facts.boot_id}
         memory.queue_event(talk.error_event(ErrorCode.ROLLED_BACK))
         memory.note(now, "rolled-back", pending.version_to, f"the boot loader came back to {facts.version}")
+        why = f" ({memory.last_error['message']})" if memory.last_error else ""
+        error = LocalError(
+            ErrorCode.ROLLED_BACK,
+            f"version {pending.version_to} was tried and the boot loader came back to {facts.version}{why}",
+            hint=f"Offer a better release; `update-ctl reset` lets {pending.version_to} be tried again.",
+        )
+        memory.last_error = error_dict(error, now)
         memory.pending = None
 
     async def judge_health(self) -> tuple[Event, ...]:

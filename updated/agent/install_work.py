@@ -38,8 +38,6 @@ class InstallWork:
         """
         context, loop = self._context, asyncio.get_running_loop()
         self._downloaded = False
-        view = context.view
-        view.bytes_total, view.bytes_done, view.bytes_reused = offer.size, 0, 0
         request = self._request(offer)
         try:
             self._installed = await asyncio.to_thread(
@@ -99,9 +97,10 @@ class InstallWork:
 
     def _observe(self, seen: Progress) -> None:
         view = self._context.view
-        view.bytes_done, view.bytes_total, view.bytes_reused = seen.bytes_done, seen.bytes_total, seen.bytes_reused
         self._context.pulse += 1
-        if seen.phase != "downloading":
+        if seen.phase == "downloading":
+            view.bytes_done, view.bytes_total, view.bytes_reused = seen.bytes_done, seen.bytes_total, seen.bytes_reused
+        else:
             self._note_downloaded()
         self._context.on_progress()
 

@@ -46,6 +46,7 @@ class ServerWork:
         self._failures = 0
         self._poll_interval_secs = decision.poll_interval_secs
         context.memory.last_check = context.now()
+        context.memory.last_error = None  # of an earlier attempt; this one has begun well
         context.view.last_check_unix = int(context.means.clock.now().timestamp())
         context.save()
 
@@ -61,6 +62,7 @@ class ServerWork:
         if not take:
             return (Event.OFFER_NOTED,)
         self.offer = decision
+        view.bytes_total, view.bytes_done, view.bytes_reused = decision.size, 0, 0
         memory.queue_event(talk.DOWNLOAD_STARTED)
         return (Event.OFFER_TAKEN,)
 

@@ -43,6 +43,8 @@ class Bus:
         self._raw = raw
         self._owners: dict[str, str] = {}
         self._handlers: list[tuple[tuple[str, str, str, str], Callable[[list[Any]], None]]] = []
+        # one task of our own: to cancel whoever waits for the library's future would cancel that future for everyone
+        self._gone = asyncio.ensure_future(raw.wait_for_disconnect())
         raw.add_message_handler(self._on_message)
 
     async def call(
@@ -132,7 +134,7 @@ class Bus:
     async def wait_closed(self) -> None:
         """Return when the connection is gone, for whatever reason."""
         try:
-            await self._raw.wait_for_disconnect()
+            await asyncio.shield(self._gone)
         except (OSError, EOFError):
             return  # that it is gone is what was asked
 

@@ -114,9 +114,12 @@ async def _update(daemon: Daemon, arguments: argparse.Namespace) -> int:
     status = await wait_settled(daemon, "Update", on_change=None if arguments.json else painter.paint)
     if arguments.json:
         cli.print_json(status)
-    if status["state"] == "need-reboot" or not status["last_error"]:
+    if status["state"] == "need-reboot":
         return cli.Exit.DONE
     error = status["last_error"]
+    if error is None:
+        # up to date, or a release is on offer that this host doesn't take
+        return cli.Exit.REFUSED if status["blocked_by"] else cli.Exit.DONE
     cli.report_text(error["message"], error["name"], error["hint"])
     return cli.Exit.REFUSED if error["refused"] else cli.Exit.FAILED
 

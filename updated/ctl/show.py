@@ -75,7 +75,8 @@ def clock(secs: float) -> str:
 
 def state_line(status: Mapping[str, Any]) -> str:
     """Return one line for a state without progress."""
-    parts = [status["state"], status["version_new"] or status["version_booted"]]
+    installing = status["state"] in ("finalizing", "need-reboot", "reporting-error")
+    parts = [status["state"], status["version_new" if installing else "version_booted"] or ""]
     if status["blocked_by"]:
         parts.append(status["blocked_by"])
     elif status["last_error"] and status["state"] in ("idle", "reporting-error"):
