@@ -1,0 +1,69 @@
+"""The agent's state machine: the table, its drawing, and what it must never allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from updated.agent.machine import STIMULI, TABLE, Effect, Event, State, UnexpectedEventError, accepts, draw, step
+
+DRAWING = Path(__file__).parents[2] / "docs/state-machine.md"
+
+
+def test_drawing_in_docs_is_the_table() -> None:
+    """docs/state-machine.md shows the machine as it is; `python -m tests.support.drawing` writes it anew."""
+    assert draw() in DRAWING.read_text()
+
+
+def test_every_state_can_be_reached() -> None:
+    """No state is dead."""
+    seen, edge = {State.STARTING}, [State.STARTING]
+    while edge:
+        state = edge.pop()
+        for (source, _), transition in TABLE.items():
+            if source is state and transition.to not in seen:
+                seen.add(transition.to)
+                edge.append(transition.to)
+    assert seen == set(State)
+
+
+def test_every_state_can_be_left() -> None:
+    """No state is a trap: each has a transition out of it, but the one whose way out is the reboot."""
+    leaving = {source for (source, _), transition in TABLE.items() if transition.to is not source}
+    assert set(State) - leaving == {State.FALLING_BACK}
+
+
+def test_arming_happens_only_after_verification() -> None:
+    """The one way to the effect that arms a slot leads through `verified`."""
+    ways = [key for key, transition in TABLE.items() if Effect.ARM in transition.effects]
+    assert ways == [(State.VERIFYING, Event.VERIFIED)]
+
+
+def test_installing_happens_only_from_a_check() -> None:
+    """The one way to the effect that writes a slot leads through an offer that was taken."""
+    ways = [key for key, transition in TABLE.items() if Effect.INSTALL in transition.effects]
+    assert ways == [(State.CHECKING, Event.OFFER_TAKEN)]
+
+
+@pytest.mark.parametrize("state", [State.CONFIRMING, State.UNHEALTHY, State.FALLING_BACK, State.NEED_REBOOT])
+def test_no_install_begins_in_an_unproven_or_armed_state(state: State) -> None:
+    """Neither a person nor a timer starts an install while a boot is unproven or a slot is armed."""
+    for event in (Event.ASKED_UPDATE, Event.CHECK_DUE, Event.ASKED_CHECK):
+        transition = step(state, event)
+        assert transition is None or Effect.CHECK_AND_INSTALL not in transition.effects
+
+
+def test_stimuli_are_dropped_where_they_mean_nothing() -> None:
+    """A timer that fires during a download changes nothing."""
+    assert step(State.DOWNLOADING, Event.CHECK_DUE) is None
+    assert not accepts(State.DOWNLOADING, Event.ASKED_UPDATE)
+
+
+def test_impossible_outcomes_raise() -> None:
+    """An outcome that a state can't produce is a bug and is never ignored."""
+    for state in State:
+        for event in set(Event) - STIMULI:
+            if (state, event) not in TABLE:
+                with pytest.raises(UnexpectedEventError):
+                    step(state, event)
