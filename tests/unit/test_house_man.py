@@ -31,13 +31,9 @@ def help_of(module: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 def options_in(text: str) -> set[str]:
     """Return the options that a help text's list defines."""
-    return set(
-        re.findall(
-            r"^ +(?:-\w, )?--([a-z-]+)",
-            text.rsplit("options:", maxsplit=1)[-1].split("example:", maxsplit=1)[0],
-            re.MULTILINE,
-        )
-    )
+    _, _, listed = text.rpartition("options:")
+    listed, _, _ = listed.partition("example:")
+    return set(re.findall(r"^ +(?:-\w, )?--([a-z-]+)", listed, re.MULTILINE))
 
 
 @pytest.mark.parametrize("name", sorted(PAGES))
