@@ -46,7 +46,7 @@ os_release = "{root}/booted/usr/lib/os-release"
 class Machine:
     """One host; `root` holds everything it has."""
 
-    def __init__(self, root: Path, *, server: str, product: str, bus: str, lockd_toml: str) -> None:
+    def __init__(self, root: Path, *, server: str, product: str, bus: str, lockd_toml: str | None = None) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.root, self.disk = root, root / "disk.img"
         self.env = {
@@ -59,7 +59,8 @@ class Machine:
         (root / "mountinfo").write_text("")
         (root / "machine-id").write_text(uuid.uuid4().hex + "\n")
         (root / "updated.toml").write_text(UPDATED_TOML.format(root=root, server=server, product=product))
-        (root / "lockd.toml").write_text(lockd_toml.format(root=root))
+        self._with_lockd = lockd_toml is not None
+        (root / "lockd.toml").write_text((lockd_toml or "").format(root=root))
         self.updated: Process | None = None
         self.lockd: Process | None = None
 
@@ -77,7 +78,8 @@ class Machine:
     def start(self) -> None:
         """Start both daemons and wait until the agent answers."""
         self.updated = Process(tool("updated"), self.root / "updated.log", self.env)
-        self.lockd = Process(tool("lockd"), self.root / "lockd.log", self.env)
+        if self._with_lockd:
+            self.lockd = Process(tool("lockd"), self.root / "lockd.log", self.env)
         wait_for(lambda: self.ctl("status").returncode == 0, "answer of updated", self.updated)
 
     def stop(self) -> None:

@@ -24,7 +24,9 @@ def configure(level: str = "info") -> None:
         raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
     on_terminal = sys.stderr.isatty()
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if on_terminal else structlog.processors.LogfmtRenderer(bool_as_flag=False)
+        structlog.dev.ConsoleRenderer()
+        if on_terminal
+        else structlog.processors.LogfmtRenderer(key_order=["level", "room", "event"], bool_as_flag=False)
     )
     stamp: list[structlog.typing.Processor] = (
         [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)] if on_terminal else []  # the journal stamps

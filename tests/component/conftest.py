@@ -1,0 +1,24 @@
+"""What component tests share: a key pair, images and releases, made once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.dbus import private_bus
+from tests.support.releases import Workshop
+
+
+@pytest.fixture(scope="session")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A release engineer's desk."""
+    return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture
+def bus_address(tmp_path: Path) -> Iterator[str]:
+    """A private dbus-daemon."""
+    with private_bus(tmp_path / "bus") as address:
+        yield address
