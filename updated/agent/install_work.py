@@ -8,16 +8,22 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
+
 from updated.agent import talk
 from updated.agent.context import Context
 from updated.agent.machine import Event
+from updated.common.log import get_logger
 from updated.confirm.rollback import Pending
-from updated.install.fetch import HttpSource, make_http
+from updated.errors import Retry, UpdateError
+from updated.install.fetch import FetchLimits, HttpSource, Source, make_http
 from updated.install.keys import read_keyring
 from updated.install.pipeline import Installed, InstallRequest, Progress, install
 from updated.omaha.protocol import Offer
 from updated.payload.trust import TrustPolicy
 from updated.slots.layout import Slot
+
+log = get_logger("install")
 
 
 class InstallWork:
@@ -72,17 +78,42 @@ class InstallWork:
         )
 
     def _run(self, request: InstallRequest, offer: Offer, observe: Callable[[Progress], None]) -> Installed:
+        """Install from the first URL that has a good copy; runs in a thread."""
+        server, download = self._context.means.settings.server, self._context.means.settings.download
+        with make_http(
+            ca_file=server.ca_file,
+            proxy=server.proxy,
+            timeout_secs=server.timeout_secs,
+            credentials=(download.user, download.password) if download.user else None,
+        ) as http:
+            for index in range(len(offer.urls) - 1):
+                try:
+                    return self._install_from(self._source(offer, index, http), request, observe)
+                except UpdateError as error:
+                    if error.retry is not Retry.OTHER_SOURCE:
+                        raise
+                    log.warning("bad-copy", url=offer.urls[index], code=error.name, message=error.message)
+            return self._install_from(self._source(offer, len(offer.urls) - 1, http), request, observe)
+
+    def _source(self, offer: Offer, index: int, http: httpx.Client) -> HttpSource:
+        download = self._context.means.settings.download
+        return HttpSource(
+            offer.urls[index:],
+            http=http,
+            expected_size=offer.size,
+            limits=FetchLimits(
+                deadline_secs=download.deadline_secs,
+                min_bytes_per_sec=download.min_bytes_per_sec,
+                failures_per_url=offer.max_failures_per_url,
+            ),
+            pause=self._cancelled.wait,
+        )
+
+    def _install_from(self, source: Source, request: InstallRequest, observe: Callable[[Progress], None]) -> Installed:
         means = self._context.means
-        server = means.settings.server
-        with make_http(ca_file=server.ca_file, proxy=server.proxy) as http:
-            return install(
-                request,
-                source=HttpSource(offer.urls, http=http, expected_size=offer.size),
-                boot=means.boot,
-                host=means.host,
-                observe=observe,
-                cancelled=self._cancelled,
-            )
+        return install(
+            request, source=source, boot=means.boot, host=means.host, observe=observe, cancelled=self._cancelled
+        )
 
     def _file_targets(self) -> dict[str, Path]:
         path = self._context.means.settings.slots.kernel_path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -72,7 +72,24 @@ class FileSource:
             ) from error
 
 
-def make_http(*, ca_file: Path | None = None, proxy: str | None = None, timeout_secs: float = 30.0) -> httpx.Client:
+class HttpsOnlyAuth(httpx.BasicAuth):
+    """User and password, sent over https and never in the clear (update_engine's rule)."""
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Add the header where it is safe."""
+        if request.url.scheme == "https":
+            yield from super().auth_flow(request)
+        else:
+            yield request
+
+
+def make_http(
+    *,
+    ca_file: Path | None = None,
+    proxy: str | None = None,
+    timeout_secs: float = 30.0,
+    credentials: tuple[str, str] | None = None,
+) -> httpx.Client:
     """Return a client that follows no redirect, knows no proxy but the configured one, and trusts `ca_file` alone.
 
     Raises:
@@ -86,6 +103,7 @@ def make_http(*, ca_file: Path | None = None, proxy: str | None = None, timeout_
         ) from error
     return httpx.Client(
         verify=verify, proxy=proxy, timeout=timeout_secs, trust_env=False, follow_redirects=False,
+        auth=HttpsOnlyAuth(*credentials) if credentials else None,
         headers={"Accept-Encoding": "identity", "User-Agent": "updated"},
     )  # fmt: skip
 
