@@ -143,7 +143,7 @@ class Bus:
         if self._raw.connected:
             self._raw.disconnect()
         await self.wait_closed()
-        self._raw._sock.close()  # noqa: SLF001 - the library offers no public way to it
+        _close_socket(self._raw)
 
     async def _add_match(self, rule: str) -> None:
         await self.call(DAEMON, DAEMON_PATH, DAEMON, "AddMatch", "s", [rule])
@@ -163,6 +163,13 @@ class Bus:
                 handler(message.body)
 
 
+def _close_socket(raw: MessageBus) -> None:
+    """Close the socket and the stream on it, which would keep it open; the library offers no public way to either."""
+    for name in ("_sock", "_stream"):
+        if hasattr(raw, name):
+            getattr(raw, name).close()
+
+
 class _ClosingBus(MessageBus):  # type: ignore[misc]  # the library is Any to mypy
     """The library's connection, which would leave its socket open when nobody listens at the address."""
 
@@ -170,8 +177,7 @@ class _ClosingBus(MessageBus):  # type: ignore[misc]  # the library is Any to my
         try:
             super()._setup_socket()
         except BaseException:
-            if hasattr(self, "_sock"):
-                self._sock.close()
+            _close_socket(self)
             raise
 
 
