@@ -55,7 +55,8 @@ install-python: bootstrap-demo
 	    --target $(DESTDIR)$(LIBRARY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --upgrade . \
 	    --target $(DESTDIR)$(LIBRARY)
-	rm -rf $(DESTDIR)$(LIBRARY)/bin build
+	cd $(DESTDIR)$(LIBRARY) && rm -rf bin setuptools setuptools-* _distutils_hack distutils-precedence.pth pkg_resources  # only installs
+	rm -rf build
 	install -d $(DESTDIR)/usr/bin
 	sed -n '/^\[project.scripts\]/,/^$$/s/^\([a-z-]*\) = "\(.*\):main"$$/\1 \2/p' pyproject.toml | \
 	while read -r name module; do \
