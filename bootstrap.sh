@@ -30,6 +30,7 @@ missing_packages() {
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
     done
     command -v "$python" >/dev/null || echo python3
+    [ -e /usr/share/zoneinfo/UTC ] || echo tzdata  # reboot windows have time zones
     # Debian splits ensurepip, which every new environment starts from, out of python3
     [ -x "$venv/bin/pip" ] || "$python" -c 'import ensurepip' 2>/dev/null || echo python3-venv
 }

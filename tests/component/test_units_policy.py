@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from dbus_next.service import ServiceInterface
 
+from lockd import bus as lockd_bus
 from tests.support.system_bus import DENIED, NOBODY, send, system_bus
 from updated.agent import bus as agent_bus
 from updated.common.bus import Bus, BusError, connect
@@ -22,10 +23,12 @@ pytestmark = pytest.mark.skipif(
 READS = {
     agent_bus.ENGINE_INTERFACE: {"GetStatus"},
     agent_bus.INTERFACE: {"Status", "Explain", "History", "Slots"},
+    lockd_bus.INTERFACE: {"Status", "Explain"},
 }
 INTERFACES: dict[str, tuple[str, type[ServiceInterface]]] = {
     agent_bus.ENGINE_INTERFACE: (agent_bus.ENGINE_NAME, agent_bus.EngineInterface),
     agent_bus.INTERFACE: (agent_bus.NAME, agent_bus.AgentInterface),
+    lockd_bus.INTERFACE: (lockd_bus.NAME, lockd_bus.ManagerInterface),
 }
 REACHED = {
     "org.freedesktop.DBus.Error.UnknownMethod",
@@ -87,7 +90,7 @@ async def test_standard_interfaces_are_for_reading(owner: Bus, address: str, int
 
 
 async def test_one_name_is_no_way_round_the_other(owner: Bus, address: str) -> None:
-    """A changing call is refused to another user by whichever of the process's names it is sent to."""
+    """A changing call is refused to another user by whichever of a process's names it is sent to."""
     for name, _ in INTERFACES.values():
         for call in (f"{agent_bus.ENGINE_INTERFACE}.AttemptUpdate", f"{agent_bus.INTERFACE}.Update"):
             assert not await reaches(address, NOBODY, name, call), (name, call)
