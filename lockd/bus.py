@@ -1,0 +1,59 @@
+"""lockd on D-Bus: what it does, why this host isn't rebooting, and a human's request.
+
+dbus-next reads the annotations of these methods as D-Bus signatures; the file's lint exceptions are for that. Errors
+are mapped before the library would send a traceback to the caller.
+"""
+
+import json
+
+from dbus_next.service import ServiceInterface, method
+
+from lockd.coordinator import Coordinator
+from lockd.errors import ErrorCode, LocalError
+from lockd.status import explain_document, status_document
+from updated.common.bus import Bus, BusError, as_bus_error
+from updated.common.errors import OperatorError
+
+NAME, PATH, INTERFACE = "org.lockd.Lockd1", "/org/lockd/Lockd1", "org.lockd.Lockd1.Manager"
+ERROR_PREFIX = "org.lockd.Error"
+
+
+class ManagerInterface(ServiceInterface):
+    """org.lockd.Lockd1.Manager: JSON documents whose keys the man page promises."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        super().__init__(INTERFACE)
+        self._coordinator = coordinator
+
+    @method()
+    def Status(self) -> "s":
+        """Return the status document."""
+        return json.dumps(status_document(self._coordinator.view))
+
+    @method()
+    def Explain(self) -> "s":
+        """Return the chain of gates: a list of {gate, state, reason, ends, ends_at}."""
+        return json.dumps(explain_document(self._coordinator.view.gates))
+
+    @method()
+    async def RequestReboot(self):
+        """Ask for a reboot through the same gates; return once the gates were looked at."""
+        try:
+            await self._coordinator.ask()
+        except OperatorError as error:
+            raise as_bus_error(error, ERROR_PREFIX) from error
+
+
+async def serve(coordinator: Coordinator, bus: Bus) -> None:
+    """Export the interface and own the name, which makes this the only coordinator of the host.
+
+    Raises:
+        LocalError: BUSY; another lockd owns the name, or the bus forbids it.
+    """
+    bus.export(PATH, ManagerInterface(coordinator))
+    try:
+        await bus.request_name(NAME)
+    except BusError as error:
+        raise LocalError(
+            ErrorCode.BUSY, str(error), hint="Stop the other lockd, or install the D-Bus policy file."
+        ) from error

@@ -1,0 +1,212 @@
+"""The policy file: defaults, lockd.toml, drop-ins, environment; strict where a slip would mean a wrong reboot.
+
+Precedence, lowest first: the defaults below, `lockd.toml`, `conf.d/NN-name.toml`, the environment
+(LOCKD_BUS_ADDRESS, LOCKD_ENDPOINTS, LOCKD_GROUP, LOCKD_MACHINE_ID). `LOCKD_CONFIG` or `--config` names one file
+instead of the system's. LOCKD_ENDPOINTS means strategy `etcd` unless a file says which strategy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from lockd.errors import ErrorCode, LocalError
+from lockd.gates import STRATEGIES
+from lockd.tickets import NAME
+from lockd.windows import Window, check_duration, parse_start, parse_weekday
+from updated.common.durable import read_bounded
+from updated.common.schema import fill
+from updated.common.settings import Layers, SettingsError, load_layers
+
+ENVIRONMENT = {"LOCKD_BUS_ADDRESS": "bus_address", "LOCKD_GROUP": "group", "LOCKD_MACHINE_ID": "machine_id"}
+BOOT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+PREFIX = re.compile(r"(/[A-Za-z0-9._-]+)+")
+
+
+@dataclass(frozen=True, slots=True)
+class EtcdSettings:
+    """Where the tickets of strategy `etcd` are."""
+
+    endpoints: tuple[str, ...] = ()
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    username: str = ""
+    password_file: Path | None = None
+    prefix: str = "/lockd"
+    request_timeout_secs: float = 5.0
+    lease_ttl_secs: int = 90
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """Where the tickets of strategy `local` are."""
+
+    lock_file: Path | None = None  # none: tickets.json in state_dir
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSettings:
+    """One `[[window]]`."""
+
+    start: str  # HH:MM
+    duration_secs: int
+    days: tuple[str, ...] = ()  # Mon to Sun; none: every day
+    timezone: str = "UTC"  # IANA name
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that lockd may be told."""
+
+    strategy: str = "local"
+    group: str = "default"
+    machine_id: str = ""  # none: what machine_id_file says
+    machine_id_file: Path = Path("/etc/machine-id")
+    boot_id_file: Path = Path("/proc/sys/kernel/random/boot_id")
+    state_dir: Path = Path("/var/lib/lockd")
+    hold_file: Path = Path("/run/lockd/hold")
+    reboot_command: tuple[str, ...] = ()  # none: ask logind
+    bus_address: str | None = None  # none: the system bus
+    log_level: str = "info"
+    min_remaining_secs: float = 300.0  # of the window, when the reboot begins
+    expected_down_secs: float = 1800.0  # after which a host that is down counts as overdue
+    reboot_retry_secs: float = 600.0
+    etcd: EtcdSettings = field(default_factory=EtcdSettings)
+    local: LocalSettings = field(default_factory=LocalSettings)
+    window: tuple[WindowSettings, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Checked settings, the windows they mean, where they came from, and the keys that nothing knows."""
+
+    settings: Settings
+    windows: tuple[Window, ...]
+    layers: Layers
+    unknown: tuple[str, ...]
+
+
+def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """Read every layer and check it.
+
+    Raises:
+        LocalError: CONFIG; a file is unreadable, malformed, or says something that can't be.
+    """
+    explicit = config or (Path(environ["LOCKD_CONFIG"]) if environ.get("LOCKD_CONFIG") else None)
+    try:
+        layers = load_layers("lockd", explicit)
+        _put_environment(layers, environ)
+        settings, unknown = fill(Settings, layers)
+    except SettingsError as error:
+        raise _bad(str(error)) from error
+    _check(settings)
+    misplaced = [key for key in unknown if key.split(".")[0] in ("window", "windows", "strategy")]
+    if misplaced:  # a window that isn't heeded would let a reboot through
+        raise _bad(f"unknown setting {misplaced[0]} in {layers.origin[misplaced[0]]}")
+    return Loaded(settings, tuple(map(_window, settings.window)), layers, unknown)
+
+
+def read_machine_id(settings: Settings) -> str:
+    """Return the id under which this host queues.
+
+    Raises:
+        LocalError: STATE; the file is missing or has no id in it.
+    """
+    return settings.machine_id or _read_id(settings.machine_id_file, NAME)
+
+
+def read_boot_id(settings: Settings) -> str:
+    """Return the id of this boot.
+
+    Raises:
+        LocalError: STATE; the file is missing or has no id in it.
+    """
+    return _read_id(settings.boot_id_file, BOOT_ID)
+
+
+def read_password(settings: EtcdSettings) -> str:
+    """Return the password for etcd, empty without a password_file.
+
+    Raises:
+        LocalError: STATE; the file can't be read.
+    """
+    if settings.password_file is None:
+        return ""
+    try:
+        return read_bounded(settings.password_file, 4096).decode().rstrip("\n")
+    except (OSError, ValueError) as error:
+        raise _unreadable(f"{settings.password_file} can't be read: {error}") from error
+
+
+def _put_environment(layers: Layers, environ: Mapping[str, str]) -> None:
+    for name, key in ENVIRONMENT.items():
+        if environ.get(name):
+            layers.put({key: environ[name]}, f"environment {name}")
+    if environ.get("LOCKD_ENDPOINTS"):
+        endpoints = [part.strip() for part in environ["LOCKD_ENDPOINTS"].split(",") if part.strip()]
+        layers.put({"etcd": {"endpoints": endpoints}}, "environment LOCKD_ENDPOINTS")
+        if "strategy" not in layers.values:
+            layers.put({"strategy": "etcd"}, "environment LOCKD_ENDPOINTS")
+
+
+def _check(settings: Settings) -> None:
+    if settings.strategy == "fleetlock":
+        raise _bad("strategy fleetlock isn't there yet; off, reboot, local and etcd are")
+    if settings.strategy not in STRATEGIES:
+        raise _bad(f"strategy must be one of {', '.join(STRATEGIES)}, not {settings.strategy!r}")
+    if not NAME.fullmatch(settings.group):
+        raise _bad(f"group must be 1 to 64 letters, digits, dots, dashes or underscores, not {settings.group!r}")
+    if settings.machine_id and not NAME.fullmatch(settings.machine_id):
+        raise _bad(f"machine_id {settings.machine_id!r} isn't 1 to 64 letters, digits, dots, dashes or underscores")
+    if settings.strategy == "etcd":
+        _check_etcd(settings.etcd)
+
+
+def _check_etcd(etcd: EtcdSettings) -> None:
+    if not etcd.endpoints:
+        raise _bad("strategy etcd needs etcd.endpoints, such as https://10.0.0.1:2379")
+    for endpoint in etcd.endpoints:
+        if not re.fullmatch(r"https?://[^/?#\s]+", endpoint):
+            raise _bad(f"etcd.endpoints: {endpoint!r} isn't http:// or https:// with a host and a port, and no path")
+    if not PREFIX.fullmatch(etcd.prefix):
+        raise _bad(f"etcd.prefix must begin with / and not end with it, not {etcd.prefix!r}")
+    if etcd.lease_ttl_secs < 10 or etcd.request_timeout_secs <= 0:  # noqa: PLR2004 - room for a few lost renewals
+        raise _bad("etcd.lease_ttl_secs must be 10 or more, and etcd.request_timeout_secs above 0")
+    if bool(etcd.cert_file) != bool(etcd.key_file):
+        raise _bad("etcd.cert_file and etcd.key_file go together; ca_file goes alone")
+
+
+def _window(settings: WindowSettings) -> Window:
+    try:
+        return Window(
+            start=parse_start(settings.start),
+            duration_secs=check_duration(settings.duration_secs),
+            zone=ZoneInfo(settings.timezone),
+            weekdays=frozenset(map(parse_weekday, settings.days)),
+        )
+    except (ValueError, ZoneInfoNotFoundError, OSError) as error:
+        raise _bad(f"window {settings.start!r}: {error}") from error
+
+
+def _read_id(path: Path, pattern: re.Pattern[str]) -> str:
+    try:
+        text = read_bounded(path, 256).decode("ascii").strip()
+    except (OSError, ValueError) as error:
+        raise _unreadable(f"{path} can't be read: {error}") from error
+    if not pattern.fullmatch(text):
+        raise _unreadable(f"{path} holds {text!r}, not the id that it should")
+    return text
+
+
+def _bad(message: str) -> LocalError:
+    return LocalError(
+        ErrorCode.CONFIG, message, hint="Correct lockd.toml; until then this host doesn't reboot by lockd."
+    )
+
+
+def _unreadable(message: str) -> LocalError:
+    return LocalError(ErrorCode.STATE, message, hint="Repair the file, or name another in lockd.toml.")

@@ -1,0 +1,354 @@
+"""Drives one host through the gates: look, take at most one step, wait for something to change.
+
+Every step starts from what the agent, the store and the clock say at that moment, so that it may be cut and started
+again anywhere. When anything can't be found out, the step ends there, and the host doesn't reboot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lockd import gates, status, windows
+from lockd.agent import AgentView, rolled_back_since
+from lockd.errors import ErrorCode, LockdError, RefusedError
+from lockd.semaphore import Semaphore, Standing
+from lockd.tickets import Phase, Ticket
+from updated.common.clock import Clock
+from updated.common.durable import read_bounded
+from updated.common.log import get_logger
+from updated.common.notify import Notifier
+
+logger = get_logger("coordinator")
+
+REST_SECS = 30.0  # the longest time without a look at the clock and the agent
+AGAIN_SECS = 0.5  # before looking again at what changed under us
+RETRY_SECS, RETRY_LIMIT_SECS = 2.0, 60.0  # after an error: doubled each time, spread by half
+HOLD_LIMIT = 1024  # bytes read of the hold file
+
+
+class Agent(Protocol):
+    """The update agent, as far as this room sees it."""
+
+    async def look(self) -> AgentView:
+        """Return what the agent says now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The part of the policy file that the gates look at."""
+
+    strategy: str
+    group: str
+    windows: tuple[windows.Window, ...] = ()
+    min_remaining_secs: float = 0.0
+    hold_file: Path = Path("/run/lockd/hold")
+    reboot_retry_secs: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What the coordinator works with; `semaphore` is None for strategies without tickets."""
+
+    clock: Clock
+    agent: Agent
+    reboot: Callable[[], Awaitable[None]]
+    semaphore: Semaphore | None
+    fraction: Callable[[], float]  # spreads retries: 0 up to 1
+    notifier: Notifier
+
+
+class Coordinator:
+    """One host's way to its reboot."""
+
+    def __init__(self, policy: Policy, means: Means, *, machine_id: str, boot_id: str) -> None:
+        self._policy, self._means = policy, means
+        self.view = status.View(policy.strategy, policy.group, machine_id, boot_id)
+        self._wake = asyncio.Event()
+        self._stepped = asyncio.Condition()
+        self._settled = means.semaphore is None  # no ticket of ours is in the store, as far as we know
+        self._standing: Standing | None = None  # while we wait in the queue
+        self._reboot_asked_at: float | None = None  # monotonic
+        self._failures = 0
+        self._looking = False
+
+    def wake(self) -> None:
+        """Look again now: something changed."""
+        self._wake.set()
+
+    async def ask(self) -> None:
+        """A human asks for a reboot; return after the next look, when the gates say how it stands.
+
+        Raises:
+            RefusedError: the policy is never to reboot.
+        """
+        if self._policy.strategy == "off":
+            raise RefusedError(
+                ErrorCode.BUSY, "the policy says that lockd never reboots (strategy off)", hint="`systemctl reboot`."
+            )
+        self.view.asked = True
+        async with self._stepped:
+            enough = self.view.steps + (2 if self._looking else 1)  # a look under way may not have seen the request
+            self.wake()
+            await self._stepped.wait_for(lambda: self.view.steps >= enough)
+
+    async def run(self) -> None:
+        """Go on until cancelled."""
+        while True:
+            self._wake.clear()
+            self._looking = True
+            rest = await self.step()
+            self._means.notifier.watchdog()
+            async with self._stepped:
+                self._looking = False
+                self.view.steps += 1
+                self._stepped.notify_all()
+            await self._rest(rest)
+
+    async def step(self) -> float:
+        """Look at everything and take at most one step; return how long to rest, in seconds."""
+        try:
+            rest = await self._look()
+        except LockdError as error:
+            return self._note(error)
+        self._failures, self.view.last_error = 0, None
+        self._tell()
+        return rest
+
+    # ---- one look
+
+    async def _look(self) -> float:
+        self._standing = None
+        seen = await self._means.agent.look()
+        facts = self._facts(seen, None)
+        self._show(facts, "blocked" if facts.need.wanted else "idle")
+        own = await self._own_ticket(seen)
+        if own is not None and await self._settle(own, seen):
+            return REST_SECS
+        if not gates.may_ask_for_ticket(facts):
+            if own is not None:
+                await self._withdraw(own, seen)
+            return self._until_edge(facts)
+        return await self._approach(seen)
+
+    async def _own_ticket(self, seen: AgentView) -> Ticket | None:
+        """Return this host's ticket; the store is only asked when there may be one."""
+        semaphore = self._means.semaphore
+        if semaphore is None or (self._settled and not self._wanted(seen)):
+            return None
+        self.view.group = await semaphore.read()
+        own = self.view.group.of(self.view.machine_id)
+        self._settled = own is None
+        return own
+
+    async def _settle(self, own: Ticket, seen: AgentView) -> bool:
+        """Deal with the slot of the last reboot; True when it stays and nothing else may go on."""
+        semaphore, claim = self._means.semaphore, own.claim
+        if semaphore is None or claim.boot_id == self.view.boot_id:
+            return False
+        if claim.phase not in (Phase.HELD, Phase.REBOOTING, Phase.ROLLED_BACK):
+            return False
+        if rolled_back_since(seen, claim):
+            if claim.phase is not Phase.ROLLED_BACK:
+                reason = f"version {claim.version_to or 'unknown'} did not boot well on {claim.host or own.machine_id}"
+                logger.error("rolled-back", ticket=own.machine_id, reason=reason)
+                await semaphore.record_rollback(own, reason)
+                self.view.group = await semaphore.read()
+            if not seen.need_reboot:
+                self._keep_slot(own, "rolled-back", "this host rolled back and keeps its slot")
+                return True
+            return False  # a newer release is installed: the slot that we have takes us there
+        if seen.healthy is not True:
+            self._keep_slot(own, "confirming", seen.problem or "this boot isn't confirmed healthy yet")
+            return True
+        if await semaphore.give_back(own):
+            logger.info("ticket-released", group=self._policy.group, since=claim.since, version=seen.version_booted)
+        self._settled = True
+        self.wake()  # look again at once: another update may be waiting
+        return True
+
+    def _keep_slot(self, own: Ticket, state: str, reason: str) -> None:
+        self.view.state = state
+        self.view.gates = (status.release_gate(own, reason), *self.view.gates)
+
+    async def _withdraw(self, own: Ticket, seen: AgentView) -> None:
+        """Leave the queue, or give back a slot that isn't used; a host that was told to go down keeps it."""
+        semaphore, phase = self._means.semaphore, own.claim.phase
+        if semaphore is None or not seen.known:
+            return  # not knowing isn't a reason to lose our place
+        if own.claim.boot_id != self.view.boot_id or not (
+            phase in (Phase.WAITING, Phase.HELD) or (phase is Phase.REBOOTING and self._reboot_came_to_nothing())
+        ):
+            return
+        if await semaphore.give_back(own):
+            logger.info("ticket-withdrawn", phase=phase.value, group=self._policy.group)
+        self._settled = True
+
+    # ---- towards the reboot
+
+    async def _approach(self, seen: AgentView) -> float:
+        standing = await self._acquire(seen)
+        facts = self._facts(seen, standing)
+        chain = self._show(facts, "waiting")
+        if gates.closed_gate(chain) is not None:
+            self._standing = standing
+            return REST_SECS
+        if self._asked_lately():
+            self.view.state = "rebooting"
+            return REST_SECS
+        return await self._go(standing, seen)
+
+    async def _acquire(self, seen: AgentView) -> Standing | None:
+        if self._means.semaphore is None:
+            return None
+        standing = await self._means.semaphore.acquire(
+            seen.version_booted, self._version_to(seen), seen=self.view.group
+        )
+        self._settled, self.view.group = False, standing.group
+        return standing
+
+    async def _go(self, standing: Standing | None, seen: AgentView) -> float:
+        """Write down that we go, look at everything once more, and go."""
+        if standing is not None and not await self._commit(standing, seen):
+            return AGAIN_SECS  # the group changed under us
+        seen = await self._means.agent.look()
+        if gates.closed_gate(self._show(self._facts(seen, standing), "blocked")) is not None:
+            await self._undo()
+            return AGAIN_SECS
+        logger.info("rebooting", version=self._version_to(seen), group=self._policy.group)
+        try:
+            await self._means.reboot()
+        except LockdError:
+            await self._undo()
+            raise
+        self._reboot_asked_at = self._means.clock.monotonic()
+        self.view.state = "rebooting"
+        return REST_SECS
+
+    async def _commit(self, standing: Standing, seen: AgentView) -> bool:
+        semaphore = self._means.semaphore
+        if semaphore is None:
+            return True
+        return await semaphore.commit(standing, seen.version_booted, self._version_to(seen))
+
+    async def _undo(self) -> None:
+        if self._means.semaphore is None:
+            return
+        try:
+            await self._means.semaphore.undo_commit()
+        except LockdError as error:  # what stopped the reboot is what counts; the ticket only says too much
+            logger.warning("undo-failed", error=error.message)
+
+    def _asked_lately(self) -> bool:
+        """Whether the machine should be on its way down from the last time that we asked."""
+        if self._reboot_asked_at is None:
+            return False
+        return self._means.clock.monotonic() - self._reboot_asked_at < self._policy.reboot_retry_secs
+
+    def _reboot_came_to_nothing(self) -> bool:
+        """Whether we asked for a reboot so long ago that this boot would be over if it had come about."""
+        return self._reboot_asked_at is not None and not self._asked_lately()
+
+    # ---- facts
+
+    def _wanted(self, seen: AgentView) -> bool:
+        return seen.need_reboot or self.view.asked
+
+    def _version_to(self, seen: AgentView) -> str:
+        return seen.version_new if seen.need_reboot else ""
+
+    def _facts(self, seen: AgentView, standing: Standing | None) -> gates.Facts:
+        now = self._means.clock.now()
+        self.view.outlook = windows.look(self._policy.windows, now)
+        return gates.Facts(
+            now=now,
+            need=self._need(seen),
+            strategy=self._policy.strategy,
+            blockers=self._blockers(),
+            outlook=self.view.outlook,
+            min_remaining_secs=self._policy.min_remaining_secs,
+            ticket=status.ticket_stand(standing) if standing else None,
+        )
+
+    def _need(self, seen: AgentView) -> gates.Need:
+        if seen.healthy is None and self._means.semaphore is not None:
+            # a host whose health nobody tells would never give its slot back
+            return gates.Need(False, self._wanted(seen), seen.problem)
+        if seen.need_reboot:
+            return gates.Need(True, True, f"version {seen.version_new} waits for the reboot")
+        if self.view.asked:
+            return gates.Need(seen.known, True, "somebody asked with `lockctl reboot`" if seen.known else seen.problem)
+        return gates.Need(seen.known, False, "no reboot is wanted" if seen.known else seen.problem)
+
+    def _blockers(self) -> tuple[gates.Blocker, ...]:
+        path = self._policy.hold_file
+        try:
+            text = read_bounded(path, HOLD_LIMIT).decode(errors="replace").strip()
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError) as error:
+            text = f"can't be read ({error})"  # it is there: it holds
+        return (gates.Blocker("hold", text or f"{path} is there", f"{path} is removed"),)
+
+    # ---- telling and waiting
+
+    def _show(self, facts: gates.Facts, state: str) -> tuple[gates.Gate, ...]:
+        self.view.gates, self.view.state = gates.look(facts), state
+        return self.view.gates
+
+    def _tell(self) -> None:
+        blocked = gates.closed_gate(self.view.gates)
+        self._means.notifier.status(f"{blocked.gate}: {blocked.reason}" if blocked else self.view.state)
+
+    def _note(self, error: LockdError) -> float:
+        """Keep an error for `status` and `explain`; return when to try again."""
+        now = self._means.clock.now()
+        if self.view.last_error is None or self.view.last_error["code"] != int(error.code):
+            logger.warning("step-failed", error=error.message, name=error.name)
+        self.view.last_error = status.error_document(error, now)
+        self.view.state = "blocked"
+        place = "reboot" if error.code in (ErrorCode.REBOOT_FAILED, ErrorCode.REBOOT_REFUSED) else "ticket"
+        fault = gates.Gate(place, gates.State.CLOSED, f"{error.message} [{error.name}]", error.hint)
+        self.view.gates = (*(gate for gate in self.view.gates if gate.gate != place), fault)
+        self._tell()
+        secs: float = min(RETRY_SECS * 2.0**self._failures, RETRY_LIMIT_SECS)
+        self._failures = min(self._failures + 1, 16)
+        return min(secs * (0.5 + self._means.fraction()), REST_SECS)
+
+    def _until_edge(self, facts: gates.Facts) -> float:
+        """Return how long nothing changes by itself, as far as the windows go."""
+        edge = facts.outlook.next_open
+        if facts.outlook.open or edge is None:
+            return REST_SECS
+        return max(0.0, min(REST_SECS, (edge - facts.now).total_seconds()))
+
+    async def _rest(self, secs: float) -> None:
+        """Wait for the time, a call to `wake`, or, in the queue, our turn."""
+        watchdog = self._means.notifier.watchdog_secs
+        secs = min(secs, watchdog / 3) if watchdog else secs
+        waiting: list[Coroutine[Any, Any, object]] = [self._wake.wait(), self._means.clock.sleep(secs)]
+        semaphore, standing = self._means.semaphore, self._standing
+        if semaphore is not None and standing is not None and not standing.ticket.holds:
+            waiting.append(self._wait_turn(semaphore, standing, secs))
+        tasks = [asyncio.ensure_future(one) for one in waiting]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wait_turn(self, semaphore: Semaphore, standing: Standing, secs: float) -> None:
+        try:
+            if await semaphore.store.keep(standing.ticket):
+                limit = min(secs, semaphore.store.ttl_secs / 3)
+                await semaphore.store.wait_turn(standing.group, standing.ticket, limit)
+        except LockdError as error:
+            logger.warning("waiting-failed", error=error.message)
+            await self._means.clock.sleep(secs)

@@ -1,0 +1,118 @@
+"""The lockctl command: arguments in, documents or lines out."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+from datetime import datetime
+from pathlib import Path
+
+from lockd import windows
+from lockd.config import Loaded, load
+from lockd.ctl import daemon, show, tickets
+from lockd.main import exit_code
+from lockd.status import window_document
+from lockd.tickets import MAX_LIMIT, NAME
+from updated.common import cli
+from updated.common.clock import SystemClock, rfc3339
+
+NEXT_LIMIT = 1000
+
+
+def main() -> None:
+    """Run the `lockctl` command."""
+    cli.run(_main, exit_code=exit_code)
+
+
+def _main() -> int:
+    arguments = _parser().parse_args()
+    loaded = load(arguments.config, os.environ)
+    if arguments.command == "windows":
+        return _windows(loaded, arguments)
+    if arguments.command == "explain":
+        return asyncio.run(daemon.explain(loaded.settings, arguments))
+    if arguments.command == "reboot":
+        return asyncio.run(daemon.reboot(loaded.settings, arguments))
+    return asyncio.run(tickets.run(loaded.settings, arguments))
+
+
+def _windows(loaded: Loaded, arguments: argparse.Namespace) -> int:
+    at = arguments.at or SystemClock().now()
+    document = window_document(windows.look(loaded.windows, at))
+    coming = windows.next_openings(loaded.windows, at, arguments.next)
+    openings = [(rfc3339(interval.start), rfc3339(interval.end)) for interval in coming]
+    if arguments.json:
+        listed = [{"start": start, "end": end} for start, end in openings]
+        cli.print_json(document | ({"next": listed} if arguments.next else {}))
+    else:
+        print(show.window_lines(document, openings))
+    return cli.Exit.DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser(
+        "lockctl", "Shows and steers the reboots of this host and its group.", "lockctl status --json | jq .holders"
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print JSON")
+    common.add_argument("--config", type=Path, metavar="FILE", help="read this file instead of the system's")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=text, description=text, parents=[common], epilog=f"example: lockctl {example}"
+        )
+
+    add("status", "how many may be down, who holds a slot, who waits", "status --json")
+    add("machines", "every machine that holds a slot or waits, in the order of the queue", "machines")
+    add("explain", "why this host isn't rebooting, gate by gate, and what would end it", "explain")
+    add("reboot", "ask for a reboot of this host, through the same gates", "reboot")
+    _add_windows(add("windows", "is a reboot window open, until when, and the next ones", "windows --next 5"))
+    lock = add("lock", "take a slot by hand, for this machine or another", "lock web-7")
+    lock.add_argument("id", nargs="?", type=_machine_id, metavar="ID", help="machine id (default: this machine's)")
+    unlock = add("unlock", "give a slot back by hand", "unlock web-7 --force")
+    unlock.add_argument("id", nargs="?", type=_machine_id, metavar="ID", help="machine id (default: this machine's)")
+    unlock.add_argument("--force", action="store_true", help="even if the machine may be down or unwell")
+    set_max = add("set-max", "set how many machines of the group may be down at once", "set-max 3")
+    set_max.add_argument("max", type=_limit, metavar="N")
+    pause = add("pause", "let no machine of the group reboot until `resume`", "pause --reason 'network works'")
+    pause.add_argument("--reason", default="paused by hand", help="for everyone to see")
+    add("resume", "end a pause", "resume")
+    return parser
+
+
+def _add_windows(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--next", type=_count, default=0, metavar="N", help="list the next N openings too")
+    parser.add_argument("--at", type=_moment, metavar="RFC3339", help="for this moment instead of now")
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 0 <= count <= NEXT_LIMIT:
+        raise ValueError(text)
+    return count
+
+
+def _limit(text: str) -> int:
+    limit = int(text)
+    if not 1 <= limit <= MAX_LIMIT:
+        raise argparse.ArgumentTypeError(f"{limit} is not from 1 to {MAX_LIMIT}; `lockctl pause` lets nobody reboot")
+    return limit
+
+
+def _machine_id(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no machine id")
+    return text
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r} has no zone; write it like 2026-01-31T02:00:00Z")
+    return moment
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The commands that speak to the tickets themselves: status, machines, lock, unlock, set-max, pause, resume."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pwd
+import socket
+from collections.abc import Awaitable, Callable
+
+from lockd.config import Settings
+from lockd.ctl import show
+from lockd.semaphore import Semaphore
+from lockd.status import group_document
+from lockd.wiring import require_semaphore
+from updated.common import cli
+from updated.common.clock import SystemClock
+
+Command = Callable[[Semaphore, Settings, argparse.Namespace], Awaitable[int]]
+
+
+async def run(settings: Settings, arguments: argparse.Namespace) -> int:
+    """Run one of the commands.
+
+    Raises:
+        LockdError: it failed or was refused.
+    """
+    semaphore = require_semaphore(settings, SystemClock())
+    try:
+        return await COMMANDS[arguments.command](semaphore, settings, arguments)
+    finally:
+        await semaphore.store.close()
+
+
+async def _status(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
+    document = group_document(settings.group, await semaphore.read(), SystemClock().now())
+    if arguments.json:
+        cli.print_json(document)
+    else:
+        print(show.group_lines(document))
+    return cli.Exit.DONE
+
+
+async def _machines(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
+    document = group_document(settings.group, await semaphore.read(), SystemClock().now())
+    if arguments.json:
+        cli.print_json(sorted([*document["holders"], *document["waiting"]], key=lambda ticket: int(ticket["rank"])))
+    else:
+        print(show.machines_lines(document))
+    return cli.Exit.DONE
+
+
+async def _lock(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
+    machine_id = arguments.id or semaphore.identity.machine_id
+    await semaphore.lock_by_hand(machine_id)
+    return await _done(f"{machine_id} holds a slot of group {settings.group}.", semaphore, settings, arguments)
+
+
+async def _unlock(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
+    machine_id = arguments.id or semaphore.identity.machine_id
+    ticket = await semaphore.unlock_by_hand(machine_id, force=arguments.force)
+    text = f"{machine_id} ({ticket.claim.phase.value} since {ticket.claim.since}) has no ticket any more."
+    return await _done(text, semaphore, settings, arguments)
+
+
+async def _set_max(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
+    before = await semaphore.set_max(arguments.max)
+    text = f"max of group {settings.group}: {arguments.max} (was {before.settings.max})"
+    return await _done(text, semaphore, settings, arguments)
+
+
+async def _pause(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
+    await semaphore.pause(by=_operator(), reason=arguments.reason)
+    return await _done(f"Group {settings.group} is paused.", semaphore, settings, arguments)
+
+
+async def _resume(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
+    await semaphore.resume()
+    return await _done(f"Group {settings.group} goes on.", semaphore, settings, arguments)
+
+
+async def _done(text: str, semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
+    if arguments.json:
+        return await _status(semaphore, settings, arguments)
+    print(text)
+    return cli.Exit.DONE
+
+
+def _operator() -> str:
+    """Return who pauses: the person behind sudo when there is one, at this host."""
+    try:
+        user = os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container without a passwd entry
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+COMMANDS: dict[str, Command] = {
+    "status": _status,
+    "machines": _machines,
+    "lock": _lock,
+    "unlock": _unlock,
+    "set-max": _set_max,
+    "pause": _pause,
+    "resume": _resume,
+}

@@ -1,0 +1,150 @@
+"""What stands between this host and its reboot, gate by gate, in order (pure: facts in, gates out).
+
+need -> strategy -> blockers -> window -> ticket. A gate behind a closed one isn't looked at, for asking has a price
+(a ticket is a slot that somebody else can't have). A fact that couldn't be found out closes its gate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from lockd.windows import Outlook, secs_left
+
+STRATEGIES = ("off", "reboot", "local", "etcd", "fleetlock")
+WITH_TICKETS = ("local", "etcd")
+
+
+class State(Enum):
+    """How a gate stands."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    NOT_ASKED = "not-asked"
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One gate: why it stands as it does, and what would open it (`ends_at`: when that happens by itself)."""
+
+    gate: str
+    state: State
+    reason: str
+    ends: str = ""
+    ends_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Whether a reboot is wanted at all; `known` is False when the update agent can't be asked."""
+
+    known: bool
+    wanted: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """Something local that holds the reboot back."""
+
+    name: str
+    reason: str
+    ends: str
+
+
+@dataclass(frozen=True, slots=True)
+class TicketStand:
+    """How the semaphore stands for this host; `reason` and `ends` are for people."""
+
+    granted: bool
+    reason: str
+    ends: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that the gates look at; `ticket` is None as long as nobody asked the store."""
+
+    now: datetime
+    need: Need
+    strategy: str
+    blockers: tuple[Blocker, ...]
+    outlook: Outlook
+    min_remaining_secs: float
+    ticket: TicketStand | None
+
+
+def look(facts: Facts) -> tuple[Gate, ...]:
+    """Return every gate in order; those behind the first closed one are `NOT_ASKED`."""
+    gates: list[Gate] = []
+    for check in (_need, _strategy, _blockers, _window, _ticket):
+        gate = check(facts)
+        if gates and gates[-1].state is not State.OPEN:
+            gate = Gate(gate.gate, State.NOT_ASKED, "an earlier gate is closed")
+        gates.append(gate)
+    return tuple(gates)
+
+
+def closed_gate(gates: tuple[Gate, ...]) -> Gate | None:
+    """Return the gate that blocks; None when all are open."""
+    return next((gate for gate in gates if gate.state is not State.OPEN), None)
+
+
+def may_ask_for_ticket(facts: Facts) -> bool:
+    """Tell whether all gates before the ticket are open."""
+    return all(check(facts).state is State.OPEN for check in (_need, _strategy, _blockers, _window))
+
+
+def _need(facts: Facts) -> Gate:
+    need = facts.need
+    if not need.known:
+        return Gate("need", State.CLOSED, need.reason, "the update agent answers: `systemctl status updated`")
+    if not need.wanted:
+        return Gate("need", State.CLOSED, need.reason, "an update is installed, or somebody runs `lockctl reboot`")
+    return Gate("need", State.OPEN, need.reason)
+
+
+def _strategy(facts: Facts) -> Gate:
+    if facts.strategy == "off":
+        return Gate(
+            "strategy", State.CLOSED, "the policy says that lockd never reboots", "`strategy` in lockd.toml is changed"
+        )
+    if facts.strategy not in STRATEGIES:
+        return Gate("strategy", State.CLOSED, f"nobody knows a strategy {facts.strategy!r}", "lockd.toml is corrected")
+    return Gate("strategy", State.OPEN, f"strategy {facts.strategy}")
+
+
+def _blockers(facts: Facts) -> Gate:
+    if not facts.blockers:
+        return Gate("blockers", State.OPEN, "nothing on this host holds the reboot back")
+    names = "; ".join(f"{blocker.name}: {blocker.reason}" for blocker in facts.blockers)
+    return Gate("blockers", State.CLOSED, names, "; ".join(blocker.ends for blocker in facts.blockers))
+
+
+def _window(facts: Facts) -> Gate:
+    outlook = facts.outlook
+    if not outlook.open:
+        return _closed_window("outside every reboot window", outlook.next_open)
+    left = secs_left(outlook, facts.now)
+    if left is None:
+        return Gate("window", State.OPEN, "no window ends soon")
+    if left < facts.min_remaining_secs:
+        reason = f"the window closes in {left:.0f} s, and a reboot is allowed {facts.min_remaining_secs:.0f} s or more"
+        return _closed_window(f"{reason} before", outlook.next_open)
+    return Gate("window", State.OPEN, f"the window is open for another {left:.0f} s", ends_at=outlook.until)
+
+
+def _closed_window(reason: str, next_open: datetime | None) -> Gate:
+    if next_open is None:
+        return Gate("window", State.CLOSED, reason, "the windows in lockd.toml or the clock are corrected")
+    return Gate("window", State.CLOSED, reason, f"the next window opens at {next_open:%Y-%m-%dT%H:%M:%SZ}", next_open)
+
+
+def _ticket(facts: Facts) -> Gate:
+    if facts.strategy not in WITH_TICKETS:
+        return Gate("ticket", State.OPEN, f"strategy {facts.strategy} needs no ticket")
+    stand = facts.ticket
+    if stand is None:
+        return Gate("ticket", State.NOT_ASKED, "not asked for yet")
+    return Gate("ticket", State.OPEN if stand.granted else State.CLOSED, stand.reason, stand.ends)

@@ -1,0 +1,221 @@
+"""The reboot semaphore as a queue of tickets: who may be down now (pure: values in, decisions out).
+
+A group is one set of tickets, one key per host, and one settings document (how many may be down, is it paused). The
+store numbers tickets in the order in which they were created (etcd's create_revision). The rule:
+
+    A host may take a slot when fewer than `max` other tickets are ahead of it or hold a slot already.
+
+Why that is safe, however late the host acts on what it saw: taking is one conditional write that requires the same
+ticket (create revision) and the same settings (mod revision). New tickets queue up behind, so those ahead only get
+fewer; and a ticket behind that took a slot in between had counted this one as ahead of it. Hence the last in rank
+of all who took under one `max` has counted everybody who can be down beside it. When `max` is lowered below the number
+that are down, nobody is granted anything until enough came back; the ones that are down stay what they are.
+
+What a store returns is treated as hostile: every document is checked, and a ticket that can't be read counts as a
+held slot, since it may be one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+MAX_LIMIT = 1000  # slots of one group
+DOCUMENT_LIMIT = 64 * 1024  # bytes of a ticket or of the settings
+TEXT_LIMIT = 512  # characters of any one text in a document
+NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")  # machine ids and groups: no separator, nothing to escape
+
+
+class DamagedError(ValueError):
+    """A document in the store isn't what it must be."""
+
+
+class Phase(Enum):
+    """How far a ticket's host has come."""
+
+    WAITING = "waiting"  # in the queue; leaves it by itself when its host dies
+    HELD = "held"  # has the slot; its host is up and about to reboot
+    REBOOTING = "rebooting"  # its host was told to go down, or is down
+    ROLLED_BACK = "rolled-back"  # its host came back with the old version, and keeps the slot
+    MANUAL = "manual"  # taken by hand with `lockctl lock`; given back by hand
+    DAMAGED = "damaged"  # can't be read
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a host writes into its ticket; times are RFC 3339."""
+
+    machine_id: str
+    phase: Phase
+    boot_id: str
+    host: str = ""
+    version_from: str = ""
+    version_to: str = ""
+    since: str = ""  # when it entered this phase
+    expected_back: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A claim as the store has it."""
+
+    claim: Claim
+    create_revision: int  # its place in the queue
+    mod_revision: int
+    lease: int = 0  # 0: it never expires by itself
+
+    @property
+    def machine_id(self) -> str:
+        """Whose ticket it is."""
+        return self.claim.machine_id
+
+    @property
+    def holds(self) -> bool:
+        """Whether it occupies a slot."""
+        return self.claim.phase is not Phase.WAITING
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Nobody of the group is granted a slot until somebody resumes it."""
+
+    by: str
+    reason: str
+    at: str  # RFC 3339
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """What holds for the whole group; `revision` 0 means that nobody has written any yet."""
+
+    max: int = 1
+    pause: Pause | None = None
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One consistent look at a group; tickets are in the order of the queue."""
+
+    settings: GroupSettings
+    tickets: tuple[Ticket, ...]
+    revision: int = 0
+
+    def of(self, machine_id: str) -> Ticket | None:
+        """Return a host's ticket."""
+        return next((ticket for ticket in self.tickets if ticket.machine_id == machine_id), None)
+
+    def replaced(self, ticket: Ticket) -> Group:
+        """Return the group with this ticket in the place of the one that its host had."""
+        tickets = tuple(ticket if other.machine_id == ticket.machine_id else other for other in self.tickets)
+        return replace(self, tickets=tickets)
+
+    def rank(self, ticket: Ticket) -> int:
+        """Return how many tickets are ahead of this one."""
+        return sum(other.create_revision < ticket.create_revision for other in self.tickets)
+
+    @property
+    def holders(self) -> tuple[Ticket, ...]:
+        """Return the tickets that occupy a slot."""
+        return tuple(ticket for ticket in self.tickets if ticket.holds)
+
+    @property
+    def waiting(self) -> tuple[Ticket, ...]:
+        """Return the tickets that wait, first come first."""
+        return tuple(ticket for ticket in self.tickets if not ticket.holds)
+
+
+def occupied_for(group: Group, ticket: Ticket) -> int:
+    """Return how many slots are spoken for as `ticket` sees it: ahead of it, or held."""
+    return sum(
+        other.machine_id != ticket.machine_id and (other.holds or other.create_revision < ticket.create_revision)
+        for other in group.tickets
+    )
+
+
+def may_take(group: Group, ticket: Ticket) -> bool:
+    """Tell whether a waiting ticket may take a slot now."""
+    return not ticket.holds and group.settings.pause is None and occupied_for(group, ticket) < group.settings.max
+
+
+def watched_by(group: Group, ticket: Ticket) -> str | None:
+    """Return the id of the one ticket that a waiter watches: the next waiter ahead; None for the first waiter.
+
+    The first waiter watches for anybody who leaves. So a release wakes one host, whatever the queue's length.
+    """
+    ahead = [other for other in group.waiting if other.create_revision < ticket.create_revision]
+    return ahead[-1].machine_id if ahead else None
+
+
+# ---- documents
+
+
+def encode_claim(claim: Claim) -> bytes:
+    """Write a claim as the JSON document of its key; the machine id is in the key's name."""
+    document = {name: str(getattr(claim, name))[:TEXT_LIMIT] for name in _CLAIM_TEXTS}
+    return json.dumps({"phase": claim.phase.value, **document}).encode()
+
+
+def decode_claim(machine_id: str, data: bytes) -> Claim:
+    """Read a ticket's document; what can't be read is a `DAMAGED` claim, which occupies a slot."""
+    try:
+        if not NAME.fullmatch(machine_id):
+            raise DamagedError(f"{machine_id[:80]!r} is no machine id")
+        document = _load(data)
+        phase = Phase(document.get("phase"))
+        texts = {name: _text(document, name) for name in _CLAIM_TEXTS}
+    except ValueError as error:
+        return Claim(machine_id, Phase.DAMAGED, boot_id="", detail=str(error)[:TEXT_LIMIT])
+    return Claim(machine_id, phase, **texts)
+
+
+def encode_settings(settings: GroupSettings) -> bytes:
+    """Write the group's settings as their JSON document."""
+    pause = settings.pause
+    paused = None if pause is None else {name: str(getattr(pause, name))[:TEXT_LIMIT] for name in _PAUSE_TEXTS}
+    return json.dumps({"max": settings.max, "paused": paused}).encode()
+
+
+def decode_settings(data: bytes, revision: int) -> GroupSettings:
+    """Read the group's settings.
+
+    Raises:
+        DamagedError: not the document that `encode_settings` writes; nobody may be granted a slot then.
+    """
+    document = _load(data)
+    limit = document.get("max")
+    if type(limit) is not int or not 1 <= limit <= MAX_LIMIT:
+        raise DamagedError(f"max is {limit!r}, not a number from 1 to {MAX_LIMIT}")
+    paused = document.get("paused")
+    if paused is None:
+        return GroupSettings(limit, None, revision)
+    if not isinstance(paused, dict):
+        raise DamagedError(f"paused is {str(paused)[:80]!r}")
+    return GroupSettings(limit, Pause(**{name: _text(paused, name) for name in _PAUSE_TEXTS}), revision)
+
+
+_CLAIM_TEXTS = ("boot_id", "host", "version_from", "version_to", "since", "expected_back", "detail")
+_PAUSE_TEXTS = ("by", "reason", "at")
+
+
+def _load(data: bytes) -> dict[str, Any]:
+    if len(data) > DOCUMENT_LIMIT:
+        raise DamagedError(f"the document has {len(data)} bytes, over {DOCUMENT_LIMIT}")
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"the document is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise DamagedError("the document is no JSON object")
+    return document
+
+
+def _text(document: dict[str, Any], name: str) -> str:
+    value = document.get(name, "")
+    if not isinstance(value, str) or len(value) > TEXT_LIMIT:
+        raise DamagedError(f"{name} is no text of at most {TEXT_LIMIT} characters")
+    return value
