@@ -22,7 +22,7 @@ from tests.support.disks import make_disk
 from tests.support.etcd import Etcd
 from tests.support.images import MIB, make_ext4, make_tree
 from tests.support.machine import Machine
-from tests.support.processes import Process, run_tool, tool
+from tests.support.processes import Process, run_tool, tool, wait_for
 from updated.common.cli import table
 
 PRODUCT = "org.example.demo-os"
@@ -204,8 +204,20 @@ class Demo:
             holds=(tried, status["version_booted"], label) == ("USR-A", "1.1.0", "USR-B"),
         )
         self.show(machine.ctl("status").stdout)
+        self.see_group_paused(machine)
         self.see_report()
         self.see_not_taken_again(machine)
+
+    def see_group_paused(self, machine: Machine) -> None:
+        """A host that rolled back keeps its ticket and pauses its group, so that no other host follows it."""
+        assert machine.lockd is not None
+
+        def paused() -> str | None:
+            shown = machine.lockctl("status").stdout
+            return shown if "paused" in shown else None
+
+        self.show(wait_for(paused, "paused group", machine.lockd))
+        self.check("its group after the rollback", "paused, the ticket kept", holds=True)
 
     def see_report(self) -> None:
         """The server was told of the rollback."""
