@@ -44,7 +44,7 @@ class FileDisk:
     """A block device or an image file; a context manager."""
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        """Open it; for writing, wait until no other process changes its table.
+        """Open it, and wait until nobody else of ours changes its table; for writing, until nobody reads it either.
 
         Raises:
             OSError: it can't be opened, or it is neither a block device nor a file.
@@ -57,8 +57,7 @@ class FileDisk:
                 raise OSError(f"{path} is neither a block device nor a file")
             self._size = os.lseek(self._fd, 0, os.SEEK_END)
             self._sector_size = _sector_size(self._fd) if stat.S_ISBLK(mode) else None
-            if writable:
-                _lock(self._fd)
+            _lock(self._fd, fcntl.F_WRLCK if writable else fcntl.F_RDLCK)
         except BaseException:
             os.close(self._fd)
             raise
@@ -117,10 +116,10 @@ def _sector_size(fd: int) -> int:
     return int.from_bytes(fcntl.ioctl(fd, BLKSSZGET, bytes(4)), "little")
 
 
-def _lock(fd: int) -> None:
-    """Keep other processes of ours from changing the table between our reading and writing it.
+def _lock(fd: int, kind: int) -> None:
+    """Let nobody see a table half written, nor change it between our reading and writing it.
 
     A lock on the first sector that belongs to this open file, so that it neither meets the lock which an install holds
     on the whole image file (flock) nor goes when another descriptor of this process is closed (POSIX locks).
     """
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 512, 0))
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, FLOCK.pack(kind, os.SEEK_SET, 0, 512, 0))
