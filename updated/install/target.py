@@ -151,17 +151,20 @@ def open_target(boot: BootControl, slot: Slot, *, needed: int, host: HostPaths) 
             f"slot {slot.name} has {slot.size} bytes, the release needs {needed}",
             hint="Build a smaller image, or make the slots of this host larger.",
         )
-    fd = _open(path, slot)
     try:
-        _lock(fd, path, slot)
-        _check_place(fd, slot, path, offset, host)
-        _refuse_in_use(fd, slot, offset, host)
+        named = path.stat(follow_symlinks=False)
+        _refuse_in_use(named, slot, offset, host)
+        fd = _open(path, named)
     except OSError as error:
+        busy = error.errno in (errno.EBUSY, errno.EWOULDBLOCK)
+        raise (_busy(path, slot) if busy else _cannot_open(path, slot, error)) from error
+    if os.lseek(fd, 0, os.SEEK_END) < offset + slot.size:
         os.close(fd)
-        raise _cannot_open(path, slot, error) from error
-    except BaseException:
-        os.close(fd)
-        raise
+        raise RefusedError(
+            ErrorCode.TARGET_TOO_SMALL,
+            f"{path} ends before slot {slot.name} does",
+            hint="Repair the partition table or the image file.",
+        )
     return Target(fd, offset, slot.size, f"slot {slot.name} ({path})")
 
 
@@ -186,35 +189,40 @@ def _refuse_running_slot(boot: BootControl, slot: Slot, host: HostPaths) -> None
         raise _running(slot)
 
 
-def _check_place(fd: int, slot: Slot, path: Path, offset: int, host: HostPaths) -> None:
-    """Check on the open descriptor itself that it leads to the slot's bytes, whatever the name has led to."""
-    status = os.fstat(fd)
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
-        raise OSError(errno.EINVAL, "it is neither a block device nor a file")
-    if stat.S_ISBLK(status.st_mode) and offset == 0 and not is_at(device_folder(status.st_rdev, host), slot):
-        raise OSError(errno.ENXIO, "it is another partition by now")
-    if os.lseek(fd, 0, os.SEEK_END) < offset + slot.size:
-        raise RefusedError(
-            ErrorCode.TARGET_TOO_SMALL,
-            f"{path} ends before slot {slot.name} does",
-            hint="Repair the partition table or the image file.",
-        )
-
-
-def _refuse_in_use(fd: int, slot: Slot, offset: int, host: HostPaths) -> None:
+def _refuse_in_use(named: os.stat_result, slot: Slot, offset: int, host: HostPaths) -> None:
     """Refuse what runs or is mounted, by device numbers: the device's own, or the loop devices' of an image file."""
-    devices = users_of(os.fstat(fd), range(offset, offset + slot.size), host)
+    if offset == 0 and stat.S_ISBLK(named.st_mode) and not is_at(device_folder(named.st_rdev, host), slot):
+        raise OSError(errno.ENXIO, "the kernel has another partition there")
+    devices = users_of(named, range(offset, offset + slot.size), host)
     running = running_devices(host)
     if any(device in running for device in devices):
         raise _running(slot)
+    numbers = {number_of(device) for device in devices}
     for line in host.mountinfo.read_text(errors="replace").splitlines():
-        fields = line.split()
-        if any(fields[2:3] == [number_of(device)] for device in devices):
+        _parent, number, _root, point = line.split()[1:5]
+        if number in numbers:
             raise RefusedError(
                 ErrorCode.TARGET_MOUNTED,
-                f"slot {slot.name} is mounted at {fields[4]}",
-                hint=f"Unmount it: `umount {fields[4]}`.",
+                f"slot {slot.name} is mounted at {point}",
+                hint=f"Unmount it: `umount {point}`.",
             )
+
+
+def _open(path: Path, named: os.stat_result) -> int:
+    """Open and lock what has just been looked at, and nothing else that its name leads to by now."""
+    if not (stat.S_ISREG(named.st_mode) or stat.S_ISBLK(named.st_mode)):
+        raise OSError(errno.EINVAL, "it is neither a block device nor a file")
+    # O_EXCL on a block device fails while anything else (a mount, device-mapper) holds it; on a file it says nothing
+    exclusive = os.O_EXCL if stat.S_ISBLK(named.st_mode) else 0
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | exclusive)
+    try:
+        if not os.path.samestat(os.fstat(fd), named):
+            raise OSError(errno.ESTALE, "it was replaced while it was looked at")
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _running(slot: Slot) -> RefusedError:
@@ -223,24 +231,6 @@ def _running(slot: Slot) -> RefusedError:
         f"slot {slot.name} is the one that runs",
         hint="This is a fault of the configuration or of the agent; nothing was changed.",
     )
-
-
-def _open(path: Path, slot: Slot) -> int:
-    # O_EXCL on a block device fails while anything else (a mount, device-mapper) holds it; on a file it says nothing
-    exclusive = os.O_EXCL if path.is_block_device() else 0
-    try:
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | exclusive)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise _busy(path, slot) from error
-        raise _cannot_open(path, slot, error) from error
-
-
-def _lock(fd: int, path: Path, slot: Slot) -> None:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise _busy(path, slot) from error
 
 
 def _busy(path: Path, slot: Slot) -> RefusedError:

@@ -46,20 +46,20 @@ def is_partition(device: Path) -> bool:
 def running_devices(host: HostPaths) -> list[Path]:
     """Return the sysfs folders of the devices under / and /usr, device-mapper resolved to what is below it."""
     tops = [device_folder(mount.stat().st_dev, host) for mount in (host.root, host.root / "usr") if mount.exists()]
-    tops += [_by_source(source, host) for source in _sources(host)]
+    tops += _mounted(host)
     return list(dict.fromkeys(leaf for top in tops if top.exists() for leaf in leaves(top)))
 
 
-def _by_source(source: str, host: HostPaths) -> Path:
-    return host.sysfs / "class/block" / Path(source).resolve().name  # /dev/mapper/usr is a link to ../dm-0
-
-
-def _sources(host: HostPaths) -> list[str]:
-    """Return the devices that are mounted on / and /usr: btrfs gives its files a number that no device has."""
-    lines = [line.split() for line in read_fact(host.mountinfo).splitlines()]
-    mounted = [fields for fields in lines if fields[4:5] in (["/"], ["/usr"]) and "-" in fields[:-2]]
-    sources = [fields[fields.index("-") + 2] for fields in mounted]
-    return [source for source in sources if source.startswith("/dev/")]
+def _mounted(host: HostPaths) -> list[Path]:
+    """Return what mountinfo has under / and /usr, by number and by name: btrfs has a number that no device has."""
+    found: list[Path] = []
+    for fields in map(str.split, read_fact(host.mountinfo).splitlines()):
+        if fields[4] in ("/", "/usr"):
+            found.append(host.sysfs / "dev/block" / fields[2])
+            source = fields[fields.index("-") + 2]
+            if source.startswith("/dev/"):
+                found.append(host.sysfs / "class/block" / Path(source).resolve().name)  # /dev/mapper/usr is a link
+    return found
 
 
 def leaves(device: Path) -> list[Path]:
