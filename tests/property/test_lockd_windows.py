@@ -1,0 +1,93 @@
+"""Windows against an oracle that walks minute by minute."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from zoneinfo import ZoneInfo
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lockd.windows import Window, look
+from tests.support.campaign import scale
+
+ZONES = [
+    "UTC",
+    "Europe/Berlin",
+    "America/New_York",
+    "Australia/Lord_Howe",
+    "Asia/Kolkata",
+    "Pacific/Apia",
+    "Africa/Casablanca",
+]
+CHANGES = [
+    datetime(2026, 3, 29, 1, tzinfo=UTC),
+    datetime(2026, 10, 25, 1, tzinfo=UTC),
+    datetime(2026, 11, 1, 6, tzinfo=UTC),
+]
+MINUTE = timedelta(minutes=1)
+
+zones = st.sampled_from(ZONES).map(ZoneInfo)
+windows = st.builds(
+    Window,
+    start=st.builds(time, st.integers(0, 23), st.integers(0, 59)),
+    duration_secs=st.integers(1, 3 * 1440).map(lambda minutes: minutes * 60),
+    zone=zones,
+    weekdays=st.frozensets(st.integers(0, 6)),
+)
+moments = st.one_of(
+    st.integers(0, 20 * 366 * 1440).map(lambda minutes: datetime(2016, 1, 1, tzinfo=UTC) + minutes * MINUTE),
+    st.builds(lambda change, minutes: change + minutes * MINUTE, st.sampled_from(CHANGES), st.integers(-1500, 1500)),
+)
+
+
+def first_instant(day: date, start: time, zone: tzinfo) -> datetime:
+    """Find when a wall clock first shows `start` on `day` minute by minute; a skipped time comes a gap later."""
+    midnight = datetime.combine(day, time(0), UTC)
+    for minute in range(-15 * 60, 39 * 60):
+        moment = midnight + minute * MINUTE
+        wall = moment.astimezone(zone)
+        if wall.date() == day and wall.time() == start:
+            return moment
+    before = (datetime.combine(day, start, UTC) - timedelta(days=1)).astimezone(zone).utcoffset()
+    assert before is not None
+    return datetime.combine(day, start, UTC) - before  # skipped: as if the clocks hadn't changed yet
+
+
+def open_at(window: Window, moment: datetime) -> bool:
+    """Say whether a window is open by trying every day that could matter."""
+    today = moment.astimezone(window.zone).date()
+    for back in range(5):
+        day = today - timedelta(days=back)
+        if window.weekdays and day.weekday() not in window.weekdays:
+            continue
+        opened = first_instant(day, window.start, window.zone)
+        if opened <= moment < opened + timedelta(seconds=window.duration_secs):
+            return True
+    return False
+
+
+@settings(max_examples=scale(150, 10_000), deadline=None)
+@given(st.lists(windows, min_size=1, max_size=2), moments)
+def test_windows_agree_with_a_walk_over_every_minute(found: list[Window], moment: datetime) -> None:
+    """A window is open exactly at the minutes at which a wall clock says so, clock changes included."""
+    assert look(found, moment).open == any(open_at(window, moment) for window in found)
+
+
+@settings(max_examples=scale(300, 10_000), deadline=None)
+@given(st.lists(windows, max_size=3), moments)
+def test_edges_are_where_it_changes(found: list[Window], moment: datetime) -> None:
+    """`since`, `until` and `next_open` are moments at which the answer changes, and nothing changes between them."""
+    outlook = look(found, moment)
+    second = timedelta(seconds=1)
+    if outlook.until is not None:
+        assert outlook.until > moment
+        assert look(found, outlook.until).open != outlook.open
+        assert look(found, outlook.until - second).open == outlook.open
+    if outlook.since is not None:
+        assert outlook.since <= moment
+        assert look(found, outlook.since).open == outlook.open
+        assert look(found, outlook.since - second).open != outlook.open
+    if outlook.next_open is not None:
+        assert look(found, outlook.next_open).open
+        assert not look(found, outlook.next_open - second).open

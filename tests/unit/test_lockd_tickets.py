@@ -1,0 +1,153 @@
+"""The semaphore's rule and its documents."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lockd.tickets import (
+    TEXT_LIMIT,
+    Claim,
+    DamagedError,
+    Group,
+    GroupSettings,
+    Pause,
+    Phase,
+    Ticket,
+    decode_claim,
+    decode_settings,
+    encode_claim,
+    encode_settings,
+    may_take,
+    occupied_for,
+    watched_by,
+)
+
+CLAIM = Claim("m1", Phase.HELD, "boot", "host", "1.0", "1.1", "2026-01-01T00:00:00Z", "2026-01-01T00:30:00Z", "why")
+
+
+def group(limit: int, *phases: Phase, pause: Pause | None = None) -> Group:
+    """Make a group whose tickets `m0`, `m1`... came in this order."""
+    tickets = [
+        Ticket(Claim(f"m{place}", phase, "boot"), place + 1, place + 1, lease=0) for place, phase in enumerate(phases)
+    ]
+    return Group(GroupSettings(limit, pause, 1), tuple(tickets), 100)
+
+
+def takers(found: Group) -> list[str]:
+    return [ticket.machine_id for ticket in found.tickets if may_take(found, ticket)]
+
+
+W, H = Phase.WAITING, Phase.HELD
+
+
+@pytest.mark.parametrize(
+    ("limit", "phases", "expected"),
+    [
+        (1, [W, W], ["m0"]),
+        (1, [H, W], []),
+        (2, [W, W, W], ["m0", "m1"]),
+        (2, [H, W, W], ["m1"]),
+        (3, [W, H, W, W], ["m0", "m2"]),
+        (1, [Phase.ROLLED_BACK, W], []),
+        (1, [Phase.REBOOTING, W], []),
+        (1, [Phase.MANUAL, W], []),
+        (1, [Phase.DAMAGED, W], []),
+    ],
+)
+def test_first_come_first_served(limit: int, phases: list[Phase], expected: list[str]) -> None:
+    """As many of the first tickets may hold as the limit says, and no others."""
+    assert takers(group(limit, *phases)) == expected
+
+
+def test_lowered_limit_grants_nothing_until_enough_are_back() -> None:
+    """When max is lowered below the number that are down, even the first waiter waits."""
+    assert takers(group(1, W, H, H)) == []
+    assert takers(group(2, W, H, H)) == []
+    assert takers(group(3, W, H, H)) == ["m0"]
+
+
+def test_own_slot_never_stands_in_its_own_way() -> None:
+    """A host whose grant took effect while the answer got lost isn't counted against itself."""
+    full = group(1, H)
+    assert occupied_for(full, full.tickets[0]) == 0
+
+
+def test_pause_grants_nothing() -> None:
+    """Nobody takes a slot of a paused group."""
+    assert takers(group(2, W, W, pause=Pause("me", "why", "now"))) == []
+
+
+def test_waiter_watches_its_predecessor_only() -> None:
+    """The first waiter watches for releases, every other one the waiter just ahead of it."""
+    found = group(1, H, W, W, W)
+    assert [watched_by(found, ticket) for ticket in found.waiting] == [None, "m1", "m2"]
+
+
+def test_claim_survives_the_store() -> None:
+    """What is written is what is read."""
+    assert decode_claim("m1", encode_claim(CLAIM)) == CLAIM
+
+
+def test_overlong_text_is_cut_not_damaged() -> None:
+    """A version of any length can't make a host's own ticket unreadable."""
+    claim = decode_claim("m1", encode_claim(Claim("m1", Phase.HELD, "boot", version_to="\x00\U0001f600" * 5000)))
+    assert claim.phase is Phase.HELD
+    assert len(claim.version_to) == TEXT_LIMIT
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"null",
+        b'{"phase": "gone"}',
+        b'{"phase": ["held"]}',
+        b'{"phase": "held", "boot_id": 7}',
+        b'{"phase": "held", "host": "' + b"x" * 513 + b'"}',
+        b"[" * 100_000,
+        b'{"phase": "held", "detail": "' + b"x" * 70_000 + b'"}',
+    ],
+)
+def test_unreadable_ticket_counts_as_a_held_slot(data: bytes) -> None:
+    """A ticket that can't be read occupies a slot, and says what is wrong with it."""
+    claim = decode_claim("m1", data)
+    assert claim.phase is Phase.DAMAGED
+    assert claim.detail
+    assert Ticket(claim, 1, 1).holds
+
+
+@pytest.mark.parametrize("machine_id", ["", "a/b", "x" * 65, "a b", "é", "a\n"])
+def test_impossible_machine_id_is_damaged(machine_id: str) -> None:
+    """A key that can't be a machine's occupies a slot too."""
+    assert decode_claim(machine_id, encode_claim(CLAIM)).phase is Phase.DAMAGED
+
+
+def test_settings_survive_the_store() -> None:
+    """What is written is what is read, with the revision of the read."""
+    settings = GroupSettings(7, Pause("me", "why", "now"), 9)
+    assert decode_settings(encode_settings(settings), 9) == settings
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {},
+        {"max": 0},
+        {"max": -1},
+        {"max": 1001},
+        {"max": True},
+        {"max": 1.0},
+        {"max": "1"},
+        {"max": 1, "paused": True},
+        {"max": 1, "paused": {"by": 1}},
+        [],
+    ],
+)
+def test_damaged_settings_are_an_error(document: object) -> None:
+    """A limit that can't be (negative, too large, no number) is never taken for one."""
+    with pytest.raises(DamagedError):
+        decode_settings(json.dumps(document).encode(), 1)
