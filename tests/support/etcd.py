@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -25,9 +26,12 @@ def free_port() -> int:
 class Etcd:
     """One member with a store of its own; a context manager."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str, cert: tuple[Path, Path] | None = None) -> None:
+        """Take a directory of its own, further options, and a certificate with its key to serve TLS with."""
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
+        self._cert = cert
+        self._options = [*options, *(["--cert-file", str(cert[0]), "--key-file", str(cert[1])] if cert else [])]
         self.endpoint = ""
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -45,13 +49,13 @@ class Etcd:
         self.stop()
 
     def _start(self, client: int, peer: int) -> None:
-        self.endpoint = f"http://127.0.0.1:{client}"
+        self.endpoint = f"{'https' if self._cert else 'http'}://127.0.0.1:{client}"
         peer_url = f"http://127.0.0.1:{peer}"
         command = [
             "etcd", "--name", "one", "--data-dir", str(self._directory / f"data-{client}"),
             "--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint,
             "--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url,
-            "--initial-cluster", f"one={peer_url}",
+            "--initial-cluster", f"one={peer_url}", *self._options,
         ]  # fmt: skip
         with (self._directory / "etcd.log").open("ab") as log:
             self._child = subprocess.Popen(command, stdout=log, stderr=log)
@@ -61,13 +65,16 @@ class Etcd:
         deadline = time.monotonic() + START_SECS
         while time.monotonic() < deadline and self._child.poll() is None:
             try:
-                with urllib.request.urlopen(f"{self.endpoint}/health", timeout=2) as answer:
+                with urllib.request.urlopen(f"{self.endpoint}/health", timeout=2, context=self._context()) as answer:
                     if json.load(answer).get("health") in ("true", True):
                         return True
             except (OSError, urllib.error.URLError, ValueError):
                 pass  # not up yet
             time.sleep(0.05)
         return False
+
+    def _context(self) -> ssl.SSLContext | None:
+        return ssl.create_default_context(cafile=str(self._cert[0])) if self._cert else None
 
     def pause(self) -> None:
         """Stop the process in its tracks; it answers nobody until `resume`."""

@@ -1,0 +1,225 @@
+"""The semaphore's steps over both real stores: etcd, and the file."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from lockd import etcd_codec as codec
+from lockd.errors import ErrorCode, LockdError, RefusedError, RemoteError
+from lockd.etcd import EtcdClient, EtcdOptions, open_etcd
+from lockd.semaphore import Identity, Semaphore
+from lockd.store import EtcdStore, Store
+from lockd.store_local import LocalStore
+from lockd.tickets import Phase
+from tests.support.etcd import Etcd
+from tests.support.lossy import LossyTransport
+from tests.support.moving_clock import MovingClock
+
+CLOCK = MovingClock()
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    with Etcd(tmp_path_factory.mktemp("etcd")) as running:
+        yield running
+
+
+@pytest.fixture(params=["etcd", "local"])
+async def store(request: pytest.FixtureRequest, etcd: Etcd, tmp_path: Path) -> AsyncIterator[Store]:
+    made: Store
+    if request.param == "local":
+        made = LocalStore(tmp_path / "tickets.json")
+    else:
+        made = EtcdStore(open_etcd(EtcdOptions((etcd.endpoint,))), prefix="/t", group=tmp_path.name, lease_ttl_secs=60)
+    yield made
+    await made.close()
+
+
+def host(store: Store, name: str, boot: str = "boot-1") -> Semaphore:
+    return Semaphore(store, CLOCK, Identity(name, boot, f"{name}.example"))
+
+
+async def test_slot_goes_round_in_the_order_of_arrival(store: Store) -> None:
+    """Who came first holds first; a release lets the next one in, and so on."""
+    hosts = [host(store, f"m{number}") for number in range(4)]
+    for one in hosts:
+        await one.acquire("1", "2")
+    order = []
+    for _ in hosts:
+        group = await store.read()
+        (holder,) = group.holders
+        order.append(holder.machine_id)
+        await store.remove(holder)
+        for one in hosts[len(order) :]:
+            await one.acquire("1", "2")
+    assert order == ["m0", "m1", "m2", "m3"]
+
+
+async def test_acquire_again_finds_what_is_held(store: Store) -> None:
+    """Asking twice, as after a lost answer or a restart, takes one slot and says so both times."""
+    first = await host(store, "m1").acquire("1", "2")
+    again = await host(store, "m1").acquire("1", "2")
+    assert first.granted
+    assert again.granted
+    assert len((await store.read()).holders) == 1
+
+
+async def test_parallel_takers_fill_every_free_slot(store: Store) -> None:
+    """Twenty hosts at once with room for fifty: every one of them gets its slot (none fails on a race)."""
+    await host(store, "admin").set_max(50)
+    standings = await asyncio.gather(*(host(store, f"m{number}").acquire("1", "2") for number in range(20)))
+    assert all(standing.granted for standing in standings)
+    assert len((await store.read()).holders) == 20
+
+
+async def test_parallel_takers_never_exceed_the_limit(store: Store) -> None:
+    """Twenty hosts at once with room for three: three hold."""
+    await host(store, "admin").set_max(3)
+    await asyncio.gather(*(host(store, f"m{number}").acquire("1", "2") for number in range(20)))
+    group = await store.read()
+    assert (len(group.holders), len(group.waiting)) == (3, 17)
+
+
+async def test_commit_fails_on_anything_that_changed(store: Store) -> None:
+    """The last look before the reboot refuses when the group was paused or resized, or the ticket was taken away."""
+    one, admin = host(store, "m1"), host(store, "admin")
+    standing = await one.acquire("1", "2")
+    await admin.pause(by="admin", reason="stop")
+    assert not await one.commit(standing, "1", "2")
+    await admin.resume()
+    standing = await one.acquire("1", "2")
+    await admin.set_max(2)
+    assert not await one.commit(standing, "1", "2")
+    standing = await one.acquire("1", "2")
+    await admin.unlock_by_hand("m1", force=True)
+    assert not await one.commit(standing, "1", "2")
+    assert await one.commit(await one.acquire("1", "2"), "1", "2")
+
+
+async def test_pause_holds_everybody_and_keeps_its_first_reason(store: Store) -> None:
+    """A paused group grants nothing, and a second pause doesn't hide who paused it first."""
+    admin = host(store, "admin")
+    await admin.pause(by="first", reason="why")
+    await admin.pause(by="second", reason="other")
+    pause = (await store.read()).settings.pause
+    assert pause is not None
+    assert pause.by == "first"
+    assert not (await host(store, "m1").acquire("1", "2")).granted
+    with pytest.raises(RefusedError) as caught:
+        await admin.lock_by_hand("m2")
+    assert caught.value.code is ErrorCode.GROUP_PAUSED
+
+
+async def test_lock_by_hand_leaves_nothing_behind_when_full(store: Store) -> None:
+    """A refused lock isn't in the queue afterwards, and a repeated one is no error."""
+    admin = host(store, "admin")
+    await admin.lock_by_hand("m1")
+    await admin.lock_by_hand("m1")
+    with pytest.raises(RefusedError) as caught:
+        await admin.lock_by_hand("m2")
+    assert caught.value.code is ErrorCode.SEMAPHORE_FULL
+    group = await store.read()
+    assert [ticket.machine_id for ticket in group.tickets] == ["m1"]
+    assert group.tickets[0].claim.phase is Phase.MANUAL
+
+
+async def test_unlock_of_a_host_that_may_be_down_needs_force(store: Store) -> None:
+    """A slot whose host may be down is only taken away by somebody who says so."""
+    one, admin = host(store, "m1"), host(store, "admin")
+    assert await one.commit(await one.acquire("1", "2"), "1", "2")
+    with pytest.raises(RefusedError) as caught:
+        await admin.unlock_by_hand("m1", force=False)
+    assert caught.value.code is ErrorCode.FORCE_NEEDED
+    await admin.unlock_by_hand("m1", force=True)
+    with pytest.raises(RefusedError) as caught:
+        await admin.unlock_by_hand("m1", force=True)
+    assert caught.value.code is ErrorCode.TICKET_MISSING
+
+
+async def test_held_ticket_has_no_lease_and_a_waiting_one_has(store: Store) -> None:
+    """A held slot never expires by itself; a waiter that dies leaves the queue."""
+    held = (await host(store, "m1").acquire("1", "2")).ticket
+    waiting = (await host(store, "m2").acquire("1", "2")).ticket
+    assert held.lease == 0
+    assert waiting.lease != 0
+    assert await store.keep(waiting)
+
+
+async def test_undone_commit_says_that_the_host_is_up(store: Store) -> None:
+    """A reboot that was refused leaves a held slot, not one that looks as if the host were down."""
+    one = host(store, "m1")
+    assert await one.commit(await one.acquire("1", "2"), "1", "2")
+    await one.undo_commit()
+    assert (await store.read()).tickets[0].claim.phase is Phase.HELD
+
+
+# ---- etcd only: lost answers, foreign documents
+
+
+@asynccontextmanager
+async def lossy_store(etcd: Etcd, group: str, lose: Callable[[str, int], bool]) -> AsyncIterator[Store]:
+    http = httpx.AsyncClient(transport=LossyTransport(lose), trust_env=False)
+    store = EtcdStore(EtcdClient(EtcdOptions((etcd.endpoint,)), http), prefix="/t", group=group, lease_ttl_secs=60)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize("lost", range(1, 7))
+async def test_lost_answer_at_any_step_heals(etcd: Etcd, tmp_path: Path, lost: int) -> None:
+    """Whichever answer gets lost, repeating the step ends with one slot, held by this host, and one ticket."""
+    async with lossy_store(etcd, tmp_path.name, lambda _path, count: count == lost) as store:
+        one = host(store, "m1")
+        for _attempt in range(2):
+            with contextlib.suppress(RemoteError):
+                await one.commit(await one.acquire("1", "2"), "1", "2")
+        standing = await one.acquire("1", "2")
+        assert standing.granted
+        assert standing.ticket.claim.phase is Phase.REBOOTING
+        assert [ticket.machine_id for ticket in (await store.read()).tickets] == ["m1"]
+
+
+async def test_lost_answer_to_a_release_frees_the_slot_once(etcd: Etcd, tmp_path: Path) -> None:
+    """A release whose answer got lost is repeated without taking away what the next host got meanwhile."""
+    async with lossy_store(etcd, tmp_path.name, lambda _path, _count: False) as store:
+        held = (await host(store, "m1").acquire("1", "2")).ticket
+        assert await store.remove(held)
+        assert (await host(store, "m2").acquire("1", "2")).granted
+        assert not await store.remove(held)
+        assert [ticket.machine_id for ticket in (await store.read()).holders] == ["m2"]
+
+
+async def test_garbage_among_the_tickets_holds_a_slot(etcd: Etcd, tmp_path: Path) -> None:
+    """A key that isn't a ticket blocks rather than being overlooked, and force removes it."""
+    async with lossy_store(etcd, tmp_path.name, lambda _path, _count: False) as store:
+        one = host(store, "m1")
+        await one.lock_by_hand("junk")
+        ticket = (await store.read()).tickets[0]
+        client = open_etcd(EtcdOptions((etcd.endpoint,)))
+        key = f"/t/groups/{tmp_path.name}/tickets/junk"
+        await client.txn([codec.compare(key, "MOD", ticket.mod_revision)], [codec.put(key, b"\x00garbage")])
+        await client.close()
+        standing = await one.acquire("1", "2")
+        assert not standing.granted
+        assert standing.group.holders[0].claim.phase is Phase.DAMAGED
+        await one.unlock_by_hand("junk", force=True)
+        assert (await one.acquire("1", "2")).granted
+
+
+async def test_damaged_settings_grant_nothing(etcd: Etcd, tmp_path: Path) -> None:
+    """Settings that somebody spoiled stop the group loudly."""
+    client = open_etcd(EtcdOptions((etcd.endpoint,)))
+    await client.txn([], [codec.put(f"/t/groups/{tmp_path.name}/settings", b'{"max": -1}')])
+    store = EtcdStore(client, prefix="/t", group=tmp_path.name, lease_ttl_secs=60)
+    with pytest.raises(LockdError) as caught:
+        await host(store, "m1").acquire("1", "2")
+    assert caught.value.code is ErrorCode.SETTINGS_DAMAGED
+    await store.close()
