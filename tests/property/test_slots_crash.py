@@ -16,6 +16,7 @@ from tests.support.slots import control, other_slot, partuuid_of, picked
 from updated.errors import ErrorCode, LocalError
 from updated.slots.boot.gptprio import GptPrio
 
+pytestmark = pytest.mark.timeout(scale(300, 3600))
 SLOT_BYTES = 16 * 1024
 SECTOR = 512
 LABELS = ("USR-A", "USR-B")

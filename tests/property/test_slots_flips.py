@@ -14,6 +14,7 @@ from tests.support.slots import control, other_slot, partuuid_of, picked
 from updated.errors import ErrorCode, LocalError
 from updated.slots.layout import Slot
 
+pytestmark = pytest.mark.timeout(scale(300, 3600))
 HEADER_BITS = 92 * 8
 USED_BITS = 4 * 128 * 8  # make_disk's four partitions
 ARRAY_BITS = 128 * 128 * 8
