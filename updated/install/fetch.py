@@ -18,7 +18,7 @@ import httpx
 from updated.common.clock import SystemClock
 from updated.errors import ErrorCode, LocalError, RemoteError, Retry
 
-PIECE = 256 * 1024  # bytes; large enough that a piece costs little, small enough that progress is smooth
+PIECE = 256 * 1024  # bytes read at once from a file
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 OK, PARTIAL = 200, 206
 REDIRECTS = range(300, 400)
@@ -195,7 +195,7 @@ class HttpSource:
             raise _bad(ErrorCode.PAYLOAD_SIZE_MISMATCH, f"{url} has {total} bytes, not {self._size}")
 
     def _body(self, response: httpx.Response, url: str, at: int, skip: int) -> Iterator[bytes]:
-        for raw in response.iter_raw(PIECE):
+        for raw in response.iter_raw():  # as it comes: a piece of fixed size would be lost in part when the line is cut
             at += len(raw)
             if self._size is not None and at > self._size:
                 raise _bad(ErrorCode.PAYLOAD_SIZE_MISMATCH, f"{url} sends more than {self._size} bytes")

@@ -1,0 +1,78 @@
+"""An HTTP server on loopback that lies as it is told: status, headers, lengths, cuts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+
+@dataclass
+class Lie:
+    """One answer: by default the truth about `body`, ranges included."""
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    cut_after: int | None = None  # bytes of the body after which the connection is closed
+    ignore_range: bool = False
+
+
+class LyingServer:
+    """Serves `body` at every path; `lie` says how for each request, by its number from 0."""
+
+    def __init__(self, body: bytes, lie: Callable[[int], Lie] = lambda _number: Lie()) -> None:
+        self.body, self.lie = body, lie
+        self.requests: list[tuple[str, str | None]] = []  # path and Range of each
+        self.headers: list[dict[str, str]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                outer._answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass  # the test looks at `requests`
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    @property
+    def url(self) -> str:
+        """Where it listens, without a slash at the end."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _answer(self, request: BaseHTTPRequestHandler) -> None:
+        lie = self.lie(len(self.requests))
+        asked = request.headers.get("Range")
+        self.requests.append((request.path, asked))
+        self.headers.append(dict(request.headers.items()))
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and not lie.ignore_range else 0
+        body = self.body[start:] if lie.body is None else lie.body
+        status = lie.status or (206 if asked and not lie.ignore_range else 200)
+        headers = {"Content-Length": str(len(body)), **lie.headers}
+        if status == 206:
+            headers.setdefault("Content-Range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}")
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body if lie.cut_after is None else body[: lie.cut_after])
+        if lie.cut_after is not None:
+            request.close_connection = True
