@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.agent_bench import Bench
 from tests.support.dbus import private_bus
 from tests.support.releases import Workshop
 
@@ -22,3 +23,13 @@ def bus_address(tmp_path: Path) -> Iterator[str]:
     """A private dbus-daemon."""
     with private_bus(tmp_path / "bus") as address:
         yield address
+
+
+@pytest.fixture
+def bench(tmp_path: Path, workshop: Workshop, bus_address: str) -> Iterator[Bench]:
+    """A machine that runs 1.0.0 from slot A, and its server."""
+    made = Bench(tmp_path, workshop, bus_address)
+    try:
+        yield made
+    finally:
+        made.close()
