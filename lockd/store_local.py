@@ -29,7 +29,7 @@ from lockd.tickets import (
     encode_claim,
     encode_settings,
 )
-from updated.common.durable import read_bounded, write_atomic
+from updated.common.durable import give_to_directory_owner, read_bounded, write_atomic
 
 T = TypeVar("T")
 FILE_LIMIT = 1024 * 1024  # bytes
@@ -179,6 +179,7 @@ def _lock(path: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        give_to_directory_owner(fd, path.parent)
         fcntl.flock(fd, fcntl.LOCK_EX)  # held for one read and one write only
         yield
     finally:

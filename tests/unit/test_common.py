@@ -57,6 +57,15 @@ def _umask() -> int:
     return mask
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED HERE: only root can give files away")
+def test_file_that_root_writes_belongs_to_the_directorys_owner(tmp_path: Path) -> None:
+    """What an operator's command writes into a daemon's directory stays readable to the daemon."""
+    (tmp_path / "state").mkdir()
+    os.chown(tmp_path / "state", 65534, 65534)
+    durable.write_atomic(tmp_path / "state/file", b"data")
+    assert (tmp_path / "state/file").stat().st_uid == 65534
+
+
 def test_write_atomic_that_fails_keeps_the_old_content(tmp_path: Path) -> None:
     """When the rename can't happen the old content is still there and nothing lies beside."""
     path = tmp_path / "directory"

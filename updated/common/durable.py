@@ -16,6 +16,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:
+            give_to_directory_owner(fd, path.parent)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -24,6 +25,17 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def give_to_directory_owner(fd: int, directory: Path) -> None:
+    """Let a file that root makes in a daemon's directory belong to that daemon, which must go on using it.
+
+    Raises:
+        OSError: the directory can't be looked at.
+    """
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.fchown(fd, owner.st_uid, owner.st_gid)
 
 
 def remove_durably(path: Path) -> None:
