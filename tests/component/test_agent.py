@@ -46,6 +46,16 @@ def test_update_installs_arms_and_survives_a_restart_of_the_agent(bench: Bench) 
     assert bench.machine.ctl("status", "--exit-code").returncode == 12
 
 
+def test_agent_polls_by_itself(bench: Bench) -> None:
+    """Nobody asks: at the first poll after its start the agent finds, installs and arms a release."""
+    bench.publish("1.1.0")
+    config = bench.machine.root / "updated.toml"
+    config.write_text(config.read_text().replace("initial_delay_secs = 3600.0", "initial_delay_secs = 0.0"))
+    bench.machine.stop()
+    bench.machine.start()
+    bench.machine.wait_status("state", {"state": "need-reboot", "version_new": "1.1.0"})
+
+
 def test_reset_gives_an_armed_update_up(bench: Bench) -> None:
     """`update-ctl reset` un-marks the new slot: the next boot is the old one, and the update can be taken again."""
     bench.publish("1.1.0")
