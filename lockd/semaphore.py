@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from lockd.errors import ErrorCode, RefusedError, RemoteError, Retry
 from lockd.store import Store
-from lockd.tickets import Claim, Group, GroupSettings, Pause, Phase, Ticket, may_take
+from lockd.tickets import Claim, Group, GroupSettings, Pause, Phase, Ticket, may_go_down, may_take
 from updated.common.clock import Clock, rfc3339
 
 ATTEMPTS = 8  # races lost in a row before a step gives up for now
@@ -36,9 +36,8 @@ class Standing:
 
     @property
     def granted(self) -> bool:
-        """Whether the ticket has a slot for its lockd to use, and nobody paused the group."""
-        usable = self.ticket.claim.phase in (Phase.HELD, Phase.REBOOTING, Phase.ROLLED_BACK)
-        return usable and self.group.settings.pause is None
+        """Whether this host may go down."""
+        return may_go_down(self.group, self.ticket)
 
 
 class Semaphore:

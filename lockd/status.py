@@ -139,9 +139,13 @@ def ticket_stand(standing: Standing) -> TicketStand:
         return TicketStand(False, reason, f"`lockctl unlock {ticket.machine_id} --force`")
     if standing.granted:
         return TicketStand(True, "this host has the slot")
-    ahead = occupied_for(group, ticket)
-    names = ", ".join(f"{other.machine_id} ({other.claim.phase.value})" for other in group.holders[:5]) or "nobody"
-    reason = f"{ahead} ahead of this host, {group.settings.max} may be down at once; held by {names}"
+    others = [other for other in group.holders if other.machine_id != ticket.machine_id]
+    names = ", ".join(f"{other.machine_id} ({other.claim.phase.value})" for other in others[:5]) or "nobody"
+    if ticket.holds:
+        reason = f"max was lowered to {group.settings.max} after this host took its slot; held by {names}"
+    else:
+        ahead = occupied_for(group, ticket)
+        reason = f"{ahead} ahead of this host, {group.settings.max} may be down at once; held by {names}"
     return TicketStand(False, reason, "a holder is back and healthy; `lockctl status` shows who is overdue")
 
 

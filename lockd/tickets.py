@@ -4,12 +4,13 @@ A group is one set of tickets, one key per host, and one settings document (how 
 store numbers tickets in the order in which they were created (etcd's create_revision). The rule:
 
     A host may take a slot when fewer than `max` other tickets are ahead of it or hold a slot already.
+    A holder may go down when fewer than `max` others may be down already or hold a slot ahead of it.
 
-Why that is safe, however late the host acts on what it saw: taking is one conditional write that requires the same
-ticket (create revision) and the same settings (mod revision). New tickets queue up behind, so those ahead only get
+Why that is safe, however late the host acts on what it saw: taking and going down are each one conditional write that
+requires the same ticket and the same settings (mod revisions). New tickets queue up behind, so those ahead only get
 fewer; and a ticket behind that took a slot in between had counted this one as ahead of it. Hence the last in rank
-of all who took under one `max` has counted everybody who can be down beside it. When `max` is lowered below the number
-that are down, nobody is granted anything until enough came back; the ones that are down stay what they are.
+of all who took under one `max` has counted everybody who can be down beside it. The second rule is for a `max` that is
+lowered between the two writes: who holds and isn't down yet stays up until enough came back, first come first.
 
 What a store returns is treated as hostile: every document is checked, and a ticket that can't be read counts as a
 held slot, since it may be one.
@@ -140,6 +141,22 @@ def occupied_for(group: Group, ticket: Ticket) -> int:
 def may_take(group: Group, ticket: Ticket) -> bool:
     """Tell whether a waiting ticket may take a slot now."""
     return not ticket.holds and group.settings.pause is None and occupied_for(group, ticket) < group.settings.max
+
+
+def may_go_down(group: Group, ticket: Ticket) -> bool:
+    """Tell whether the host of a ticket may go down now; one that may be down already may."""
+    phase = ticket.claim.phase
+    if group.settings.pause is not None or phase in (Phase.WAITING, Phase.MANUAL, Phase.DAMAGED):
+        return False
+    if phase is not Phase.HELD:
+        return True
+    counted = sum(
+        other.machine_id != ticket.machine_id
+        and other.holds
+        and (other.claim.phase is not Phase.HELD or other.create_revision < ticket.create_revision)
+        for other in group.tickets
+    )
+    return counted < group.settings.max
 
 
 def watched_by(group: Group, ticket: Ticket) -> str | None:

@@ -19,6 +19,7 @@ from lockd.tickets import (
     decode_settings,
     encode_claim,
     encode_settings,
+    may_go_down,
     may_take,
     occupied_for,
     watched_by,
@@ -72,6 +73,35 @@ def test_own_slot_never_stands_in_its_own_way() -> None:
     """A host whose grant took effect while the answer got lost isn't counted against itself."""
     full = group(1, H)
     assert occupied_for(full, full.tickets[0]) == 0
+
+
+R = Phase.REBOOTING
+
+
+@pytest.mark.parametrize(
+    ("limit", "phases", "expected"),
+    [
+        (2, [H, H], ["m0", "m1"]),
+        (1, [H, H], ["m0"]),
+        (1, [R, H], ["m0"]),
+        (2, [R, H, H], ["m0", "m1"]),
+        (1, [H, R], ["m1"]),
+        (1, [H, Phase.DAMAGED], []),
+        (1, [W, H], ["m1"]),
+        (1, [Phase.ROLLED_BACK, H], ["m0"]),
+        (1, [Phase.MANUAL], []),
+    ],
+)
+def test_holders_go_down_within_the_limit_of_that_moment(limit: int, phases: list[Phase], expected: list[str]) -> None:
+    """After max was lowered, who holds and is still up stays up until enough are back; who may be down is settled."""
+    found = group(limit, *phases)
+    assert [ticket.machine_id for ticket in found.tickets if may_go_down(found, ticket)] == expected
+
+
+def test_pause_lets_nobody_go_down() -> None:
+    """A pause stops those too who hold a slot already."""
+    found = group(2, H, R, pause=Pause("me", "why", "now"))
+    assert not any(may_go_down(found, ticket) for ticket in found.tickets)
 
 
 def test_pause_grants_nothing() -> None:

@@ -1,0 +1,149 @@
+"""lockctl as a command: what it prints, its exit codes, and what it does to the tickets."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.etcd import free_port
+from tests.support.processes import run_tool
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def lockctl(tmp_path: Path) -> Run:
+    config = tmp_path / "lockd.toml"
+    config.write_text(
+        f'state_dir = "{tmp_path}/state"\ngroup = "web"\nmachine_id = "me"\n'
+        '[[window]]\nstart = "03:00"\nduration_secs = 3600\ntimezone = "Europe/Berlin"\ndays = ["Sat"]\n'
+    )
+
+    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return run_tool("lockctl", *arguments, env={"LOCKD_CONFIG": str(config), **env})
+
+    return run
+
+
+def test_operators_day(lockctl: Run) -> None:
+    """set-max, lock, status, machines, pause, resume, unlock: each does what it says and shows it."""
+    assert lockctl("set-max", "2").stdout == "max of group web: 2 (was 1)\n"
+    assert lockctl("lock").returncode == 0
+    assert lockctl("lock", "other").returncode == 0
+    refused = lockctl("lock", "third")
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "no slot is free: at most 2, held by me, other, 0 in the queue [semaphore-full]" in refused.stderr
+    group = json.loads(lockctl("pause", "--reason", "network works", "--json").stdout)
+    assert group["paused"]["reason"] == "network works"
+    assert (group["max"], group["available"]) == (2, 0)
+    lines = lockctl("status").stdout
+    assert "network works" in lines
+    assert "me" in lines
+    assert [one["id"] for one in json.loads(lockctl("machines", "--json").stdout)] == ["me", "other"]
+    assert lockctl("resume").stdout == "Group web goes on.\n"
+    assert lockctl("unlock").returncode == 0
+    assert lockctl("unlock", "other").returncode == 0
+    assert lockctl("unlock", "other").returncode == 3
+    assert lockctl("machines").stdout == "No machine holds or waits.\n"
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [
+        (
+            "2026-05-08T12:00:00Z",
+            {"open": False, "since": "2026-05-02T02:00:00Z", "until": "2026-05-09T01:00:00Z",
+             "next_open": "2026-05-09T01:00:00Z"},
+        ),
+        (
+            "2026-05-09T03:30:00+02:00",
+            {"open": True, "since": "2026-05-09T01:00:00Z", "until": "2026-05-09T02:00:00Z",
+             "next_open": "2026-05-16T01:00:00Z"},
+        ),
+    ],
+)  # fmt: skip
+def test_windows_answers_for_any_moment(lockctl: Run, at: str, expected: dict[str, object]) -> None:
+    """`windows --at` says whether a window is open then, since when, until when, and when the next one opens."""
+    assert json.loads(lockctl("windows", "--at", at, "--json").stdout) == expected
+
+
+def test_windows_lists_the_next_ones(lockctl: Run) -> None:
+    """`windows --next 2` lists two, for people and for scripts."""
+    at = "2026-05-08T12:00:00Z"
+    assert "2026-05-16T01:00:00Z" in lockctl("windows", "--next", "2", "--at", at).stdout
+    listed = json.loads(lockctl("windows", "--next", "2", "--at", at, "--json").stdout)["next"]
+    assert [one["start"] for one in listed] == ["2026-05-09T01:00:00Z", "2026-05-16T01:00:00Z"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["set-max"],
+        ["set-max", "0"],
+        ["set-max", "1001"],
+        ["set-max", "many"],
+        ["set-max", "--", "-2"],
+        ["lock", "a/b"],
+        ["unlock", "x" * 65],
+        ["windows", "--next", "-1"],
+        ["windows", "--at", "yesterday"],
+        ["windows", "--at", "2026-05-08T12:00:00"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(lockctl: Run, arguments: list[str]) -> None:
+    """A wrong argument is told on stderr, changes nothing, and is no traceback."""
+    done = lockctl(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["explain", "reboot"])
+def test_missing_daemon_is_exit_code_4(lockctl: Run, tmp_path: Path, command: str) -> None:
+    """Without a bus or a daemon the command says that it can't reach it."""
+    done = lockctl(command, LOCKD_BUS_ADDRESS=f"unix:path={tmp_path}/no-bus")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "[unreachable]" in done.stderr
+
+
+def test_unreachable_etcd_is_exit_code_4(tmp_path: Path) -> None:
+    """Settings may come from the environment alone; an etcd that nobody runs can't be reached."""
+    env = {
+        "LOCKD_CONFIG": "/dev/null",
+        "LOCKD_ENDPOINTS": f"http://127.0.0.1:{free_port()}",
+        "LOCKD_GROUP": "g",
+        "LOCKD_MACHINE_ID": "m",
+    }
+    done = run_tool("lockctl", "status", env=env)
+    assert done.returncode == 4
+    assert "[etcd-unreachable]" in done.stderr
+
+
+def test_strategy_without_tickets_is_refused(lockctl: Run, tmp_path: Path) -> None:
+    """Under strategy reboot there is no semaphore to show."""
+    (tmp_path / "lockd.toml").write_text('strategy = "reboot"\nmachine_id = "me"')
+    done = lockctl("status")
+    assert done.returncode == 3
+    assert "strategy reboot has no tickets [no-tickets]" in done.stderr
+
+
+def test_help_shows_an_example(lockctl: Run) -> None:
+    """Every command's help has an example."""
+    for command in (
+        "status",
+        "windows",
+        "lock",
+        "unlock",
+        "set-max",
+        "pause",
+        "resume",
+        "machines",
+        "reboot",
+        "explain",
+    ):
+        assert f"example: lockctl {command}" in lockctl(command, "--help").stdout
