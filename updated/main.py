@@ -110,19 +110,32 @@ async def _run(settings: Settings) -> int:
             ErrorCode.UNREACHABLE, str(error), hint="Start dbus, or set bus_address / UPDATED_BUS_ADDRESS."
         ) from error
     try:
-        await serve(agent, bus)
-        async with asyncio.TaskGroup() as tasks:
-            work = tasks.create_task(agent.run())
-            lost = tasks.create_task(_fail_when_lost(bus))
-            _stop_on_signals(work, lost)
-            notifier.ready()
-            logger.info("ready", version=cli.product_version())
-    except* asyncio.CancelledError:
-        logger.info("stopped")
+        await _run_on_bus(agent, bus, notifier)
+    except ExceptionGroup as group:
+        raise known_error(group) from group
     finally:
         notifier.stopping()
         await bus.close()
     return cli.Exit.DONE
+
+
+async def _run_on_bus(agent: Agent, bus: bus_room.Bus, notifier: notify.Notifier) -> None:
+    """Serve until a signal; systemd hears of readiness only once the agent knows its slots and its state."""
+    agent.when_recalled(notifier.ready)
+    await serve(agent, bus)
+    async with asyncio.TaskGroup() as tasks:
+        work = tasks.create_task(agent.run())
+        lost = tasks.create_task(_fail_when_lost(bus))
+        _stop_on_signals(work, lost)
+    logger.info("stopped")
+
+
+def known_error(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the first error of our own in a group of tasks, so that it is reported as such; else the group."""
+    known: Exception | None = group.subgroup(OperatorError)
+    while isinstance(known, ExceptionGroup):
+        known = known.exceptions[0]
+    return known or group
 
 
 def _stop_on_signals(*tasks: asyncio.Task[None]) -> None:

@@ -220,3 +220,22 @@ def test_commands_say_when_no_agent_runs(bench: Bench) -> None:
     done = bench.machine.ctl("status")
     assert done.returncode == 4
     assert "what to do: " in done.stderr
+
+
+def test_agent_without_its_disk_says_so(bench: Bench) -> None:
+    """A disk that isn't there ends the agent with a sentence and a hint, not with a traceback."""
+    bench.machine.stop()
+    bench.machine.disk.rename(bench.machine.root / "elsewhere.img")
+    agent = Process(tool("updated"), bench.machine.root / "no-disk.log", bench.machine.env)
+    assert wait_for(lambda: agent.child.poll() is not None, "end of the agent")
+    said = agent.log.read_text()
+    assert (agent.child.returncode, "what to do: " in said, "Traceback" in said) == (1, True, False)
+
+
+def test_waiting_command_ends_when_the_agent_does(bench: Bench) -> None:
+    """`update-ctl watch` exits with 4 when the agent goes away, instead of waiting for ever."""
+    watching = Process([*tool("update-ctl"), "watch"], bench.machine.root / "watch.log", bench.machine.env)
+    watching.wait_log("idle")
+    bench.machine.stop()
+    assert wait_for(lambda: watching.child.poll() is not None, "end of watch")
+    assert (watching.child.returncode, "what to do: " in watching.log.read_text()) == (4, True)

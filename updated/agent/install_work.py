@@ -15,7 +15,7 @@ from updated.agent.context import Context
 from updated.agent.machine import Event
 from updated.common.log import get_logger
 from updated.confirm.rollback import Pending
-from updated.errors import Retry, UpdateError
+from updated.errors import LocalError, Retry, UpdateError
 from updated.install.fetch import FetchLimits, HttpSource, Source, make_http
 from updated.install.keys import read_keyring
 from updated.install.pipeline import Installed, InstallRequest, Progress, install
@@ -168,7 +168,11 @@ class InstallWork:
         context.memory.queue_event(talk.installed_event(context.means.settings.server.product))
         context.memory.note(context.now(), "installed", installed.version, f"slot {installed.slot.name}")
         context.memory.last_error = None
-        context.save()
+        try:
+            context.save()
+        except LocalError:  # what is told to have failed must not boot
+            await asyncio.to_thread(context.means.boot.unmark, installed.slot)
+            raise
         context.view.version_new, context.view.slot_target = installed.version, installed.slot.name
         return (Event.ARMED,)
 

@@ -62,12 +62,17 @@ class Agent:
         self._timer: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[View], None]] = []
         self._settled = asyncio.Event()
+        self._recalled: Callable[[], None] = lambda: None
         context.on_progress = self._publish
         self._install.on_downloaded = lambda: self.post(Event.DOWNLOADED)
 
     def listen(self, listener: Callable[[View], None]) -> None:
         """Call `listener` after every change of the view."""
         self._listeners.append(listener)
+
+    def when_recalled(self, callback: Callable[[], None]) -> None:
+        """Call back once the agent knows its slots and its state; to be set before it runs."""
+        self._recalled = callback
 
     def post(self, event: Event, error: UpdateError | None = None) -> None:
         """Queue an event; safe from the event loop's thread only."""
@@ -103,6 +108,8 @@ class Agent:
             self._tasks = tasks
             _ = tasks.create_task(self._feed_watchdog())
             self.post(self._boot.recall())
+            log.info("ready", version=self.view.version_booted, slot=self.view.slot_booted)
+            self._recalled()
             while True:
                 await self._handle(await self._queue.get())
 

@@ -103,10 +103,12 @@ TABLE: dict[tuple[State, Event], Transition] = {
     (State.STARTING, Event.BOOT_UNJUDGED): Transition(State.CONFIRMING, (Effect.JUDGE_HEALTH,)),
     (State.STARTING, Event.SLOT_ARMED): Transition(State.NEED_REBOOT, (Effect.SCHEDULE,)),
     (State.CONFIRMING, Event.HEALTHY): Transition(State.IDLE, (Effect.REPORT, Effect.SCHEDULE)),
-    (State.CONFIRMING, Event.UNHEALTHY_TRIAL): Transition(State.FALLING_BACK, (Effect.NOTE_ERROR, Effect.FALL_BACK)),
+    (State.CONFIRMING, Event.UNHEALTHY_TRIAL): Transition(
+        State.FALLING_BACK, (Effect.NOTE_ERROR, Effect.FALL_BACK, Effect.SCHEDULE)
+    ),
     (State.CONFIRMING, Event.UNHEALTHY_BOOT): Transition(State.UNHEALTHY, (Effect.NOTE_ERROR, Effect.SCHEDULE)),
     (State.FALLING_BACK, Event.FALL_BACK_FAILED): Transition(State.FALLING_BACK, (Effect.NOTE_ERROR, Effect.SCHEDULE)),
-    (State.FALLING_BACK, Event.CHECK_DUE): Transition(State.FALLING_BACK, (Effect.FALL_BACK,)),
+    (State.FALLING_BACK, Event.CHECK_DUE): Transition(State.FALLING_BACK, (Effect.FALL_BACK, Effect.SCHEDULE)),
     (State.UNHEALTHY, Event.CHECK_DUE): Transition(State.CONFIRMING, (Effect.JUDGE_HEALTH,)),
     (State.UNHEALTHY, Event.ASKED_CHECK): Transition(State.CONFIRMING, (Effect.JUDGE_HEALTH,)),
     (State.IDLE, Event.CHECK_DUE): Transition(State.CHECKING, (Effect.CHECK_AND_INSTALL,)),

@@ -43,6 +43,7 @@ class Bus:
         self._raw = raw
         self._owners: dict[str, str] = {}
         self._handlers: list[tuple[tuple[str, str, str, str], Callable[[list[Any]], None]]] = []
+        self._lost: list[tuple[str, Callable[[], None]]] = []
         # one task of our own: to cancel whoever waits for the library's future would cancel that future for everyone
         self._gone = asyncio.ensure_future(raw.wait_for_disconnect())
         raw.add_message_handler(self._on_message)
@@ -84,11 +85,19 @@ class Bus:
         return list(reply.body)
 
     async def subscribe(
-        self, *, sender: str, path: str, interface: str, member: str, handler: Callable[[list[Any]], None]
+        self,
+        *,
+        sender: str,
+        path: str,
+        interface: str,
+        member: str,
+        handler: Callable[[list[Any]], None],
+        lost: Callable[[], None] | None = None,
     ) -> None:
         """Call `handler` with each such signal that the owner of the name `sender` sends.
 
         The owner is checked, for a match rule doesn't hold back a signal that a local user sends straight to us.
+        `lost` is called when the name loses its owner.
 
         Raises:
             BusCallError: the bus refused the match rule.
@@ -99,6 +108,8 @@ class Bus:
         await self._add_match(
             f"type='signal',sender='{sender}',path='{path}',interface='{interface}',member='{member}'"
         )
+        if lost is not None:
+            self._lost.append((sender, lost))
         self._handlers.append(((sender, path, interface, member), handler))
         owner = await self.owner(sender)
         if owner:
@@ -154,6 +165,9 @@ class Bus:
         if message.member == "NameOwnerChanged" and message.sender == DAEMON:
             name, _old, new = message.body
             self._owners[name] = new
+            for sender, lost in self._lost:
+                if sender == name and not new:
+                    lost()
             return
         for (sender, *shape), handler in self._handlers:
             if (

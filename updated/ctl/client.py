@@ -48,18 +48,29 @@ class Daemon:
             _translate(error)
 
     async def changes(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield the status document now and after every change."""
-        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        """Yield the status document now and after every change.
+
+        Raises:
+            LocalError: UNREACHABLE; no daemon answers, or it has ended meanwhile.
+        """
+        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         await self._bus.subscribe(
             sender=NAME,
             path=PATH,
             interface=INTERFACE,
             member="StatusChanged",
             handler=lambda body: queue.put_nowait(json.loads(body[0])),
+            lost=lambda: queue.put_nowait(None),
         )
         yield await self.document("Status")
-        while True:
-            yield await queue.get()
+        while (status := await queue.get()) is not None:
+            yield status
+        raise LocalError(
+            ErrorCode.UNREACHABLE,
+            "the update agent has ended",
+            hint="Look at `systemctl status updated`; ask again once it runs.",
+            retry=Retry.LATER,
+        )
 
     async def lockd_explain(self) -> list[dict[str, Any]] | None:
         """Return lockd's chain of gates; None when no lockd runs here or it doesn't let us ask."""
