@@ -110,7 +110,9 @@ def test_mutated_answer_is_understood_or_refused(place: int, inserted: bytes, re
         found = codec.parse_txn(mutated, OPERATIONS)
     except codec.AnswerError:
         return
-    assert all(0 < item.create_revision <= item.mod_revision <= found.revision for item in found.ranges[-1])
+    items = [item for answered in found.ranges for item in answered]
+    assert all(0 < item.create_revision <= item.mod_revision <= found.revision for item in items)
+    assert not found.succeeded or len(found.ranges) == len(OPERATIONS)
 
 
 @settings(max_examples=scale(100, 5_000), deadline=None)
