@@ -71,6 +71,18 @@ class EtcdClient:
         except codec.AnswerError as error:
             raise _nonsense(error) from error
 
+    async def read(self, operations: Sequence[codec.Json]) -> codec.TxnAnswer:
+        """Run read operations in one transaction; there is an answer for each.
+
+        Raises:
+            RemoteError: no endpoint serves, or the answer makes no sense.
+            RefusedError: etcd doesn't let this user do it.
+        """
+        answer = await self.txn([], operations)
+        if not answer.succeeded:
+            raise _nonsense(codec.AnswerError("a transaction without conditions didn't succeed"))
+        return answer
+
     async def grant_lease(self, ttl_secs: int) -> int:
         """Make a lease and return its id.
 

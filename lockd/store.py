@@ -97,7 +97,7 @@ class EtcdStore:
             RemoteError: etcd can't be reached, or its answer makes no sense.
             RefusedError: the settings' document is damaged, or etcd doesn't let us in.
         """
-        answer = await self._client.txn([], [codec.read(self._settings_key), codec.read_prefix(self._tickets_key)])
+        answer = await self._client.read([codec.read(self._settings_key), codec.read_prefix(self._tickets_key)])
         settings, tickets = answer.ranges
         return Group(
             settings=self._parse_settings(settings),

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 
 WEEK_SECS = 7 * 24 * 3600
-HORIZON_DAYS = 9  # a week, a day for zones, a day for clocks that change
+HORIZON_DAYS = 9  # how far an edge is believed: a week, a day for zones, a day for clocks that change
+LOOK_DAYS = 2 * HORIZON_DAYS  # how far windows are laid out, so that the last ones' gaps lie beyond the horizon
 EDGE_DAYS = 32  # at the ends of the calendar there is no room to look around
 
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -102,7 +103,8 @@ def look(windows: Sequence[Window], at: datetime) -> Outlook:
     if not _has_room(at):
         return Outlook(open=False, since=None, until=None, next_open=None)  # a clock that far off isn't believed
     intervals = _merged(_occurrences(windows, at))
-    next_open = next((interval.start for interval in intervals if interval.start > at), None)
+    horizon = at + timedelta(days=HORIZON_DAYS)
+    next_open = next((interval.start for interval in intervals if at < interval.start < horizon), None)
     for interval in intervals:
         if interval.start <= at < interval.end:
             return Outlook(True, _near(interval.start, at), _near(interval.end, at), next_open)
@@ -145,7 +147,7 @@ def _occurrences(windows: Sequence[Window], at: datetime) -> list[Interval]:
     found = []
     for window in windows:
         today = at.astimezone(window.zone).date()
-        for shift in range(-2 * HORIZON_DAYS, 2 * HORIZON_DAYS + 1):
+        for shift in range(-LOOK_DAYS, LOOK_DAYS + 1):
             day = today + timedelta(days=shift)
             if not window.weekdays or day.weekday() in window.weekdays:
                 start = _instant(day, window)

@@ -85,6 +85,15 @@ async def test_answer_that_makes_no_sense_is_an_error(body: bytes) -> None:
     assert caught.value.code is ErrorCode.ETCD_ANSWER
 
 
+async def test_read_that_did_not_succeed_is_an_error() -> None:
+    """A read has no conditions, so an answer that says it wasn't done isn't taken for an empty queue."""
+    with answering(200, b'{"header":{"revision":"3"}}') as stranger:
+        async with client(stranger) as found:
+            with pytest.raises(RemoteError) as caught:
+                await found.read([codec.read("/x")])
+    assert caught.value.code is ErrorCode.ETCD_ANSWER
+
+
 async def test_endless_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer over the limit is refused instead of filling the memory."""
     monkeypatch.setattr(codec, "ANSWER_LIMIT", 1000)

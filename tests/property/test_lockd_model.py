@@ -9,7 +9,7 @@ from tests.support.campaign import scale
 from tests.support.semaphore_model import Bounds, search
 
 SAMPLE = [Bounds(2, (1,), in_transit=2), Bounds(3, (1,)), Bounds(3, (2, 1), in_transit=0)]
-CAMPAIGN = [Bounds(3, (1,), in_transit=2), Bounds(3, (2, 1), in_transit=1), Bounds(4, (2,), in_transit=0)]
+CAMPAIGN = [Bounds(3, (1,), in_transit=2), Bounds(4, (1,), in_transit=0), Bounds(4, (2,), in_transit=0)]
 WORLDS = SAMPLE + CAMPAIGN[: scale(0, len(CAMPAIGN))]
 
 

@@ -93,6 +93,16 @@ def test_whole_day_every_day_has_no_end() -> None:
     assert (found.open, found.since, found.until, found.next_open) == (True, None, None, None)
 
 
+def test_windows_that_close_each_others_gaps_have_no_end() -> None:
+    """Two windows of different zones that cover the whole day between them never close, and so never open again."""
+    windows = [
+        Window(time(0), 48600, ZoneInfo("Asia/Kolkata")),
+        Window(time(19), 37800, ZoneInfo("Australia/Lord_Howe")),
+    ]
+    found = look(windows, at("2016-01-14T13:00:00Z"))
+    assert (found.open, found.until, found.next_open) == (True, None, None)
+
+
 def test_start_that_the_clocks_skip_comes_after_the_change() -> None:
     """02:30 in the night when 02:00 becomes 03:00 is 03:30 summer time."""
     opening = next_openings([Window(time(2, 30), 600, BERLIN)], at("2026-03-28T12:00:00Z"), 1)[0]
