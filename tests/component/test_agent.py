@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.support.agent_bench import Bench
+from tests.support.disks import ENV
 from tests.support.processes import Process, run_tool, tool, wait_for
 from tests.support.releases import PRODUCT, SLOT_BYTES
 from updated.common.bus import BusCallError, connect
@@ -239,3 +241,20 @@ def test_waiting_command_ends_when_the_agent_does(bench: Bench) -> None:
     bench.machine.stop()
     assert wait_for(lambda: watching.child.poll() is not None, "end of watch")
     assert (watching.child.returncode, "what to do: " in watching.log.read_text()) == (4, True)
+
+
+def test_agent_starts_on_an_unproven_boot_with_an_interrupted_arming(bench: Bench) -> None:
+    """Where the other slot may be the only fallback it stays as it is, and the agent runs all the same."""
+    bench.machine.stop()
+    state = bench.machine.root / "state/state.json"
+    memory = json.loads(state.read_text())
+    memory["pending"] = {
+        "version_from": "1.0.0", "version_to": "1.1.0", "slot": "B", "partuuid": "gone", "rollback_index": 1,
+        "boot_id": "another", "armed_at": "2026-01-01T00:00:00Z", "armed": False,
+    }  # fmt: skip
+    state.write_text(json.dumps({**memory, "confirmed_boot_id": ""}))
+    bits = ["sfdisk", "--no-reread", "--no-tell-kernel", "--part-attrs", str(bench.machine.disk), "2"]
+    subprocess.run([*bits, "GUID:48,52"], check=True, env=ENV, capture_output=True)  # priority 1, one try, unproven
+    bench.machine.boot()
+    bench.machine.wait_status("confirmed boot", {"boot_confirmed": True})
+    assert json.loads(state.read_text())["pending"] is None

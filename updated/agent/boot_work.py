@@ -12,7 +12,8 @@ from updated.agent.status import error_dict
 from updated.common.log import get_logger
 from updated.confirm.health import judge
 from updated.confirm.rollback import Boot, Pending, classify_boot, raised_floor
-from updated.errors import ErrorCode, LocalError
+from updated.errors import ErrorCode, LocalError, UpdateError
+from updated.slots.layout import Slot
 
 log = get_logger("agent")
 
@@ -39,7 +40,7 @@ class BootWork:
         spent = other.priority > 0 and other.tries == 0 and not other.successful
         boot = classify_boot(pending, facts.boot_id, booted.partuuid, tries_spent=spent)
         if boot in (Boot.ROLLED_BACK, Boot.INTERRUPTED):
-            context.means.boot.unmark(other)  # neither a bad slot nor half an arming may boot later
+            self._unmark(other)
         if boot is Boot.ROLLED_BACK and pending is not None:
             self._note_rollback(pending, facts)
         if boot is Boot.INTERRUPTED:
@@ -53,6 +54,13 @@ class BootWork:
             return Event.SLOT_ARMED
         context.view.boot_confirmed = context.memory.confirmed_boot_id == facts.boot_id
         return Event.BOOT_JUDGED if context.view.boot_confirmed else Event.BOOT_UNJUDGED
+
+    def _unmark(self, other: Slot) -> None:
+        """Un-mark a bad slot or half an arming, unless this boot is unproven: then it may be all there is."""
+        try:
+            self._context.means.boot.unmark(other)
+        except UpdateError as error:
+            log.warning("slot-left-as-it-is", slot=other.name, code=error.name, message=error.message)
 
     def _note_rollback(self, pending: Pending, facts: HostFacts) -> None:
         memory, now = self._context.memory, self._context.now()
