@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,36 @@ def test_flipped_bit_is_refused(tmp_path: Path, workshop: Workshop, keys: Path) 
     out = tmp_path / "out"
     done = run_tool("update-payload", "extract", payload, "--keys", keys, "--partition", "root", "--out", out)
     assert (done.returncode, out.exists()) == (3, False)
+
+
+@pytest.mark.parametrize("major", [1, 2])
+def test_openssl_signs_what_digest_wrote(tmp_path: Path, workshop: Workshop, major: int) -> None:
+    """A payload built with a development key is signed by OpenSSL with another, as an HSM would, and verifies."""
+    run_tool("update-payload", "keygen", "--out", tmp_path / "hsm")
+    release = workshop.build(tmp_path, "1.1.0", major=major)
+    payload, signed = tmp_path / json.loads(release.read_text())["payload"], tmp_path / "signed.payload"
+    done = run_tool("update-payload", "digest", payload, "--out", tmp_path / "digests")
+    digests = [Path(line) for line in done.stdout.splitlines()]
+    assert [path.stem for path in digests] == (["payload"] if major == 1 else ["metadata", "payload"])
+    for path in digests:
+        command = ["openssl", "pkeyutl", "-sign", "-inkey", tmp_path / "hsm/private.pem", "-pkeyopt", "digest:sha256"]
+        subprocess.run([*command, "-in", path, "-out", path.with_suffix(".sig")], check=True)
+    signatures = [path.with_suffix(".sig") for path in digests]
+    assert run_tool("update-payload", "attach", payload, *signatures, "--out", signed).returncode == 0
+    (tmp_path / "trusted").mkdir()
+    (tmp_path / "trusted/hsm.pem").write_bytes((tmp_path / "hsm/public.pem").read_bytes())
+    assert "signed by hsm.pem" in run_tool("update-payload", "verify", signed, "--keys", tmp_path / "trusted").stdout
+    assert extracted(signed, tmp_path / "out", tmp_path / "trusted") == workshop.image("1.1.0").read_bytes()
+
+
+def test_signature_of_another_size_is_refused(tmp_path: Path, workshop: Workshop) -> None:
+    """Signatures that don't fit in the place of the old ones are a usage error, and no file is left."""
+    release = workshop.build(tmp_path, "1.1.0")
+    payload = tmp_path / json.loads(release.read_text())["payload"]
+    (tmp_path / "sig").write_bytes(bytes(512))
+    for signatures in ([tmp_path / "sig"], [tmp_path / "sig"] * 2):
+        done = run_tool("update-payload", "attach", payload, *signatures, "--out", tmp_path / "out")
+        assert (done.returncode, (tmp_path / "out").exists()) == (2, False)
 
 
 def test_keygen_never_replaces_a_key(tmp_path: Path) -> None:

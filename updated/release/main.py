@@ -12,6 +12,7 @@ from updated.common import cli
 from updated.common.errors import OperatorError
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install.keys import read_keyring
+from updated.release.attach import attach, digest
 from updated.release.build import BuildRequest, build
 from updated.release.chunks import COMPRESSIONS
 from updated.release.extract import extract, inspect, verify
@@ -38,6 +39,8 @@ def _main() -> int:
         "inspect": _inspect,
         "verify": _verify,
         "extract": _extract,
+        "digest": _digest,
+        "attach": _attach,
     }
     commands[arguments.command](arguments)
     return cli.Exit.DONE
@@ -55,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
     command.add_argument("--bits", type=int, choices=(2048, 3072, 4096), default=2048)
     _add_build(commands.add_parser("build", help="build and sign a payload from an image"))
+    command = commands.add_parser("digest", help="write what an HSM is to sign: metadata.sha256 and payload.sha256")
+    command.add_argument("file", type=Path)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+    command = commands.add_parser("attach", help="put signatures that were made elsewhere into a payload")
+    command.add_argument("file", type=Path)
+    command.add_argument("signatures", type=Path, nargs="+", metavar="SIGNATURE", help="raw, of the metadata first")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE")
     command = commands.add_parser("inspect", help="show what a payload says of itself, without believing it")
     command.add_argument("file", type=Path)
     command.add_argument("--json", action="store_true", help="print JSON")
@@ -130,6 +140,16 @@ def _verify(arguments: argparse.Namespace) -> None:
     manifest, key = verify(arguments.file, read_keyring(arguments.keys))
     version = manifest.identity.version if manifest.identity else "of unknown version"
     print(f"{arguments.file}: release {version}, signed by {key}, every hash holds")
+
+
+def _digest(arguments: argparse.Namespace) -> None:
+    for path in digest(arguments.file, arguments.out):
+        print(path)
+
+
+def _attach(arguments: argparse.Namespace) -> None:
+    attach(arguments.file, arguments.signatures, arguments.out)
+    print(arguments.out)
 
 
 def _extract(arguments: argparse.Namespace) -> None:

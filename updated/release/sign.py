@@ -77,15 +77,16 @@ def load_private_key(path: Path) -> RSAPrivateKey:
 
 def sign(digest: bytes, keys: Sequence[RSAPrivateKey]) -> bytes:
     """Return the Signatures message over a SHA-256 digest, one entry a key, the last one numbered 2."""
-    return _message([key.sign(digest, PKCS1v15(), Prehashed(SHA256())) for key in keys])
+    return encode_signatures([key.sign(digest, PKCS1v15(), Prehashed(SHA256())) for key in keys])
 
 
 def signature_size(keys: Sequence[RSAPrivateKey]) -> int:
     """Return how many bytes `sign` will return: it stands in the manifest before anything can be signed."""
-    return len(_message([bytes(key.key_size // 8) for key in keys]))
+    return len(encode_signatures([bytes(key.key_size // 8) for key in keys]))
 
 
-def _message(signatures: Sequence[bytes]) -> bytes:
+def encode_signatures(signatures: Sequence[bytes]) -> bytes:
+    """Write raw signatures as a Signatures message, the last one numbered 2."""
     first = LAST_VERSION - len(signatures) + 1
     entries = [pb.Signature(version=max(1, first + index), data=data) for index, data in enumerate(signatures)]
     return pb.Signatures(signatures=entries).SerializeToString(deterministic=True)
