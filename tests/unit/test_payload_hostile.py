@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import lzma
 import struct
+import tracemalloc
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -56,9 +57,22 @@ def extent(made: pb.DeltaArchiveManifest, index: int = 0) -> pb.Extent:
     return op(made, index).dst_extents[0]
 
 
+def copy_from(made: pb.DeltaArchiveManifest, *, start_block: int, num_blocks: int, old_size: int) -> None:
+    """Make the last operation one that copies from the old image."""
+    copying = op(made, 1)
+    copying.type = OpType.SOURCE_COPY
+    copying.ClearField("data_length")
+    copying.src_extents.add(start_block=start_block, num_blocks=num_blocks)
+    if old_size:
+        old = made.partitions[0].old_partition_info
+        old.size, old.hash = old_size, HASH
+    made.signatures_offset = 10
+
+
 def test_good_manifest_is_taken() -> None:
-    """The manifest that the cases below spoil is itself good."""
+    """The manifests that the cases below spoil are themselves good."""
     parse(manifest())
+    parse(manifest(lambda m: copy_from(m, start_block=1, num_blocks=2, old_size=3 * 4096)))
 
 
 SPOILED: dict[str, tuple[Callable[[pb.DeltaArchiveManifest], object], ErrorCode]] = {
@@ -70,6 +84,24 @@ SPOILED: dict[str, tuple[Callable[[pb.DeltaArchiveManifest], object], ErrorCode]
     "zero operation beyond the partition": (
         lambda m: m.partitions[0].operations.add(type=OpType.ZERO).dst_extents.add(start_block=3, num_blocks=9),
         ErrorCode.EXTENT_OUT_OF_RANGE,
+    ),
+    "zeros in a sparse hole": (
+        lambda m: (
+            m.partitions[0].operations.add(type=OpType.ZERO).dst_extents.add(start_block=SPARSE_HOLE, num_blocks=1)
+        ),
+        ErrorCode.EXTENT_OUT_OF_RANGE,
+    ),
+    "source beyond the old image": (
+        lambda m: copy_from(m, start_block=2, num_blocks=2, old_size=3 * 4096),
+        ErrorCode.EXTENT_OUT_OF_RANGE,
+    ),
+    "source at the end of the world": (
+        lambda m: copy_from(m, start_block=2**52, num_blocks=2, old_size=0),
+        ErrorCode.EXTENT_OUT_OF_RANGE,
+    ),
+    "an image of 8 EiB": (
+        lambda m: setattr(m.partitions[0].new_partition_info, "size", 2**63),
+        ErrorCode.LIMIT_EXCEEDED,
     ),
     "extent of no blocks": (lambda m: setattr(extent(m), "num_blocks", 0), ErrorCode.EXTENT_EMPTY),
     "no extent": (lambda m: op(m).ClearField("dst_extents"), ErrorCode.EXTENT_EMPTY),
@@ -252,6 +284,7 @@ def test_patch_adds_copies_and_seeks() -> None:
         patch([(-1, 0, 0)], b"", b"", 1),
         patch([(0, -1, 0)], b"", b"", 1), patch([(2, 0, 0)], b"1", b"", 2), patch([(0, 2, 0)], b"", b"1", 2),
         patch([(0, 1, 0)], b"", b"1", 2), patch([(0, 0, -9), (1, 0, 0)], b"1", b"", 1),
+        patch([(0, 1, 0)], b"", b"1", 1)[:8] + struct.pack("<Q", 5) + patch([(0, 1, 0)], b"", b"1", 1)[16:],
         patch([(2**62, 0, 0)], b"1", b"", 1), patch([(0, 1, 0)], b"", b"1", 1)[:-3],
         b"BSDIFF40" + struct.pack("<QQQ", 1 << 63 | 5, 0, 1) + bytes(20),
         b"BSDIFF40" + struct.pack("<QQQ", 2**40, 2**40, 1) + bytes(20),
@@ -263,6 +296,27 @@ def test_malformed_patch_is_refused(made: bytes) -> None:
     with pytest.raises(RefusedError) as caught:
         bsdiff.apply_patch(b"abc", made, size)
     assert caught.value.code is ErrorCode.OPERATION_EXECUTION
+
+
+def test_patch_that_only_seeks_is_stopped_early() -> None:
+    """A hundred megabytes of steps that make nothing, in 200 bytes of patch, cost a thousand steps and no memory."""
+    steps = bz2.compress(bytes(24 * 4 * 1024 * 1024))
+    made = b"BSDIFF40" + struct.pack("<QQQ", len(steps), 14, 1) + steps + bz2.compress(b"") + bz2.compress(b"x")
+    tracemalloc.start()
+    with pytest.raises(RefusedError, match="make nothing"):
+        bsdiff.apply_patch(b"abc", made, 1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 1024 * 1024
+
+
+@given(st.integers(0, 3), st.binary(min_size=1, max_size=8))
+def test_adding_across_pieces(pieces: int, tail: bytes) -> None:
+    """A run longer than what is added at a time is added whole."""
+    size = pieces * bsdiff.ADD_PIECE + len(tail)
+    left, right = bytes([200]) * size, bytes(size - len(tail)) + tail
+    expected = left[: size - len(tail)] + bytes((200 + byte) % 256 for byte in tail)
+    assert bytes(bsdiff.add_bytes(left, right)) == expected
 
 
 @given(st.binary(max_size=300), st.data())

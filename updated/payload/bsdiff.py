@@ -5,11 +5,14 @@
 Each control entry is (add, copy, seek): `add` bytes of old plus diff modulo 256, `copy` bytes of extra, then `seek`
 from there in old. Integers are 8 bytes, little endian, sign and magnitude. A position outside of old counts as zeros in
 the reference implementation; a well-made patch has none, so here it is an error (CVE-2014-9862 came of such numbers).
+
+The control stream is unpacked as it is read: 170 bytes of bzip2 can hold 100 MiB of steps that make nothing.
 """
 
 from __future__ import annotations
 
 import bz2
+import struct
 from collections.abc import Iterator
 
 from updated.errors import ErrorCode, RefusedError, Retry
@@ -17,8 +20,12 @@ from updated.errors import ErrorCode, RefusedError, Retry
 MAGIC = b"BSDIFF40"
 HEADER = 32
 SIGN = 1 << 63
-LOW7 = 0x7F
-HIGH = 0x80
+ENTRY = struct.Struct("<QQQ")
+CONTROL_PIECE = 1024 * ENTRY.size  # bytes of control stream unpacked at a time
+IDLE_STEPS = 1024  # steps that only seek: a well-made patch has hardly one
+ADD_PIECE = 64 * 1024  # bytes added at a time
+LOW7 = int.from_bytes(b"\x7f" * ADD_PIECE, "little")
+HIGH = int.from_bytes(b"\x80" * ADD_PIECE, "little")
 
 
 def apply_patch(old: bytes, patch: bytes, new_size: int) -> bytes:
@@ -32,10 +39,9 @@ def apply_patch(old: bytes, patch: bytes, new_size: int) -> bytes:
         raise _malformed(f"it makes {says} bytes, not {new_size}")
     if HEADER + control_length + diff_length > len(patch):
         raise _malformed("its parts are longer than the patch")
-    # an entry makes a byte or more, but for seeks: three numbers for each byte made is a generous bound
-    control = _unpack(patch[HEADER : HEADER + control_length], 24 * (new_size + 1))
+    control = patch[HEADER : HEADER + control_length]
     diff = _unpack(patch[HEADER + control_length : HEADER + control_length + diff_length], new_size)
-    extra = _unpack(patch[HEADER + control_length + diff_length :], new_size)
+    extra = _unpack(patch[HEADER + control_length + diff_length :], new_size - len(diff))
     return _apply(old, control, diff, extra, new_size)
 
 
@@ -50,8 +56,11 @@ def _header(patch: bytes) -> tuple[int, int, int]:
 
 def _apply(old: bytes, control: bytes, diff: bytes, extra: bytes, new_size: int) -> bytes:
     new = bytearray()
-    at_old = at_diff = at_extra = 0
+    at_old = at_diff = at_extra = idle = 0
     for add, copy, seek in _entries(control):
+        idle += not (add or copy)
+        if idle > IDLE_STEPS:
+            raise _malformed(f"more than {IDLE_STEPS} steps make nothing")
         if add < 0 or copy < 0 or len(new) + add + copy > new_size:
             raise _malformed(f"a step of {add}+{copy} bytes doesn't fit")
         if add and not 0 <= at_old <= len(old) - add:
@@ -66,15 +75,27 @@ def _apply(old: bytes, control: bytes, diff: bytes, extra: bytes, new_size: int)
     return bytes(new)
 
 
-def _entries(control: bytes) -> Iterator[tuple[int, int, int]]:
-    if len(control) % 24:
-        raise _malformed("its control stream is cut off")
-    for at in range(0, len(control), 24):
-        yield _integer(control, at), _integer(control, at + 8), _integer(control, at + 16)
+def _entries(packed: bytes) -> Iterator[tuple[int, int, int]]:
+    """Unpack the control stream piece by piece; whoever stops early pays only for what was read."""
+    decompressor, rest = bz2.BZ2Decompressor(), b""
+    while not decompressor.eof:
+        rest += _decompressed(decompressor, packed, CONTROL_PIECE)
+        if decompressor.needs_input and not decompressor.eof:
+            raise _malformed("its control stream is cut off")
+        packed = b""  # the decompressor holds what it has not used yet
+        whole = len(rest) - len(rest) % ENTRY.size
+        for add, copy, seek in ENTRY.iter_unpack(rest[:whole]):
+            yield _signed(add), _signed(copy), _signed(seek)
+        rest = rest[whole:]
+    if rest or decompressor.unused_data:
+        raise _malformed("its control stream is cut off or followed by something")
 
 
 def _integer(data: bytes, at: int) -> int:
-    value = int.from_bytes(data[at : at + 8], "little")
+    return _signed(int.from_bytes(data[at : at + 8], "little"))
+
+
+def _signed(value: int) -> int:
     return -(value ^ SIGN) if value & SIGN else value
 
 
@@ -84,23 +105,31 @@ def add_bytes(left: bytes, right: bytes) -> bytes:
     As two big integers: the low seven bits of every byte can be added without a carry into the next, and the top bit
     is what exclusive or makes of both top bits and that carry. This runs at memory speed without a C extension.
     """
-    size = len(left)
-    if not any(right):
+    return b"".join(
+        _add(left[at : at + ADD_PIECE], right[at : at + ADD_PIECE]) for at in range(0, len(left), ADD_PIECE)
+    )
+
+
+def _add(left: bytes, right: bytes) -> bytes:
+    if right.count(0) == len(right):
         return left
-    low, high = int.from_bytes(bytes([LOW7]) * size, "little"), int.from_bytes(bytes([HIGH]) * size, "little")
     a, b = int.from_bytes(left, "little"), int.from_bytes(right, "little")
-    return (((a & low) + (b & low)) ^ ((a ^ b) & high)).to_bytes(size, "little")
+    return (((a & LOW7) + (b & LOW7)) ^ ((a ^ b) & HIGH)).to_bytes(len(left), "little")
 
 
 def _unpack(data: bytes, limit: int) -> bytes:
     decompressor = bz2.BZ2Decompressor()
-    try:
-        made = decompressor.decompress(data, limit + 1)
-    except (OSError, ValueError) as error:
-        raise _malformed(f"a part is no bzip2 stream: {error}") from error
+    made = _decompressed(decompressor, data, limit + 1)
     if len(made) > limit or not decompressor.eof or decompressor.unused_data:
         raise _malformed("a part is too long or cut off")
     return made
+
+
+def _decompressed(decompressor: bz2.BZ2Decompressor, data: bytes, limit: int) -> bytes:
+    try:
+        return decompressor.decompress(data, limit)
+    except (OSError, ValueError) as error:
+        raise _malformed(f"a part is no bzip2 stream: {error}") from error
 
 
 def _malformed(what: str) -> RefusedError:

@@ -18,6 +18,7 @@ class Limits:
     extents: int = 262144  # of a whole manifest, sources and destinations
     partitions: int = 64
     operation_bytes: int = 64 * 1024 * 1024  # data, source or destination of one operation, for they are held in memory
+    image_bytes: int = 1 << 50  # far beyond any medium, and every offset below it is one that a file can have
     signature_bytes: int = 64 * 1024
     signatures: int = 8
     text_bytes: int = 256  # a name, a version

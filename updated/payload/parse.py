@@ -141,6 +141,7 @@ def _partition(partition: Partition, block_size: int) -> Partition:
     image = partition.new
     operations = tuple(_trim(op, image, block_size) for op in partition.operations)
     _check_extents(partition.name, operations, image, block_size)
+    _check_sources(partition, block_size)
     return replace(partition, operations=operations)
 
 
@@ -153,6 +154,8 @@ def _image(info: pb.ImageInfo) -> Image | None:
         return None
     if len(info.hash) != SHA256_BYTES:
         raise _refused(ErrorCode.NEW_PARTITION_INFO, f"an image's hash has {len(info.hash)} bytes, not {SHA256_BYTES}")
+    if info.size > LIMITS.image_bytes:
+        raise _refused(ErrorCode.LIMIT_EXCEEDED, f"an image of {info.size} bytes is over {LIMITS.image_bytes}")
     return Image(info.size, info.hash)
 
 
@@ -245,7 +248,7 @@ def _check_extents(name: str, operations: tuple[Operation, ...], image: Image, b
     spans = []
     for op in operations:
         for extent in op.dst_extents:
-            if extent.start_block == SPARSE_HOLE:
+            if extent.start_block == SPARSE_HOLE and op.type not in ZEROES:  # zeros of nowhere make no sense
                 continue
             if extent.start_block >= end or extent.start_block + extent.num_blocks > end:
                 raise _refused(
@@ -258,6 +261,21 @@ def _check_extents(name: str, operations: tuple[Operation, ...], image: Image, b
     for (_, before), (after, _) in pairwise(spans):
         if after < before:
             raise _refused(ErrorCode.EXTENT_OVERLAP, f"two operations write block {after} of {name}")
+
+
+def _check_sources(partition: Partition, block_size: int) -> None:
+    """Every source block lies inside the old image; in place, inside the old or the new one."""
+    old = partition.old.size if partition.old else LIMITS.image_bytes
+    new = partition.new.size if partition.new else 0
+    for op in partition.operations:
+        end = -(-max(old, new if op.type in IN_PLACE else 0) // block_size)
+        for extent in op.src_extents:
+            if extent.start_block != SPARSE_HOLE and extent.start_block + extent.num_blocks > end:
+                raise _refused(
+                    ErrorCode.EXTENT_OUT_OF_RANGE,
+                    f"a {op.type.name} operation reads blocks {extent.start_block}+{extent.num_blocks}"
+                    f" of {partition.name}, which has {end}",
+                )
 
 
 def _check_layout(manifest: Manifest) -> None:
