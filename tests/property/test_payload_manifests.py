@@ -12,6 +12,7 @@ from tests.support.campaign import scale
 from updated.errors import ErrorCode, UpdateError
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import Header, encode_header
+from updated.payload.limits import LIMITS
 from updated.payload.manifest import SPARSE_HOLE
 from updated.release.extract import extract, inspect
 
@@ -21,6 +22,8 @@ NUMBERS = st.one_of(
     st.sampled_from([2**20, 2**31, 2**32, 2**44, 2**51, 2**52, 2**63 - 1, 2**63, SPARSE_HOLE - 1, SPARSE_HOLE]),
 )
 SIZES = st.one_of(st.sampled_from([0, 1, 4096, 4097, 5 * 4096]), NUMBERS)
+# of an image: nothing between, for a sparse file of 16 TiB is legal and would be hashed to its end
+IMAGE_SIZES = st.sampled_from([0, 1, 4096, 4097, 5 * 4096, LIMITS.image_bytes + 1, 2**63, SPARSE_HOLE])
 HASHES = st.sampled_from([b"", b"h" * 32])
 EXTENTS = st.lists(st.builds(pb.Extent, start_block=NUMBERS, num_blocks=st.integers(0, 3)), max_size=3)
 
@@ -29,7 +32,7 @@ def info(size: int, digest: bytes) -> pb.ImageInfo:
     return pb.ImageInfo(size=size, hash=digest)
 
 
-INFOS = st.builds(info, SIZES, HASHES)
+INFOS = st.builds(info, IMAGE_SIZES, HASHES)
 OPERATIONS = st.lists(
     st.builds(
         pb.InstallOperation,
@@ -66,7 +69,7 @@ def payloads(draw: st.DrawFn) -> bytes:
 
 
 @given(payloads())
-@settings(max_examples=scale(300, 50_000), deadline=None)
+@settings(max_examples=scale(300, 10_000), deadline=None)
 def test_worst_numbers_have_an_error_of_ours(payload: bytes) -> None:
     """Whatever the numbers of a manifest, nothing but our own errors leaves `inspect` and `extract`."""
     with tempfile.TemporaryDirectory() as name:
