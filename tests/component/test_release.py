@@ -155,6 +155,7 @@ def test_keygen_never_replaces_a_key(tmp_path: Path) -> None:
         (["--version", "a/b"], 2),
         (["--compression", "zstd", "--major", "1"], 2),
         (["--chunk-kib", "3"], 2),
+        (["--old", "old.img"], 2),
         (["--rollback-index", "-1"], 2),
         (["--key", "/nonexistent"], 3),
         (["--not-after", "soon"], 2),

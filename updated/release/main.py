@@ -90,6 +90,7 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     command.add_argument("--rollback-index", type=int, required=True, metavar="N")
     command.add_argument("--key", type=Path, required=True, metavar="PRIVATE.pem")
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
+    command.add_argument("--old", type=Path, metavar="OLD_IMAGE", help=argparse.SUPPRESS)  # refused, with the reason
     command.add_argument("--partition", default="root", metavar="NAME")
     command.add_argument("--kernel", type=Path, metavar="FILE")
     command.add_argument("--major", type=int, choices=(1, 2), default=2)
@@ -108,6 +109,10 @@ def _keygen(arguments: argparse.Namespace) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     given = vars(arguments)
     del given["command"]
+    if given.pop("old") is not None:
+        raise LocalError(
+            ErrorCode.USAGE, "deltas can't be built yet", hint="Leave --old out; hosts take the full payload."
+        )
     if given["not_after"] is not None:
         given["not_after"] = _date(given["not_after"])
     print(build(BuildRequest(**given)))
