@@ -1,6 +1,7 @@
-"""Binary patches in Colin Percival's BSDIFF40 format, with every number of the control stream checked.
+"""Binary patches in Colin Percival's BSDIFF40 format and AOSP's BSDF2, with every number of the control stream checked.
 
     "BSDIFF40" | control length | diff length | new size | control bz2 | diff bz2 | extra bz2
+    "BSDF2" and three numbers (1 bzip2, 2 brotli) | the same, each part compressed as its number says (AOSP's bsdiff)
 
 Each control entry is (add, copy, seek): `add` bytes of old plus diff modulo 256, `copy` bytes of extra, then `seek`
 from there in old. Integers are 8 bytes, little endian, sign and magnitude. A position outside of old counts as zeros in
@@ -11,13 +12,15 @@ The control stream is unpacked as it is read: 170 bytes of bzip2 can hold 100 Mi
 
 from __future__ import annotations
 
-import bz2
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from updated.errors import ErrorCode, RefusedError, Retry
+from updated.payload.unpack import BrotliUnpacker, Bz2Unpacker, Unpacker, UnpackError
 
 MAGIC = b"BSDIFF40"
+MAGIC2 = b"BSDF2"  # followed by a compressor's number for each part
+UNPACKERS: dict[int, Callable[[bytes], Unpacker]] = {1: Bz2Unpacker, 2: BrotliUnpacker}
 HEADER = 32
 SIGN = 1 << 63
 ENTRY = struct.Struct("<QQQ")
@@ -37,24 +40,35 @@ def apply_patch(old: bytes, patch: bytes, new_size: int) -> bytes:
     control_length, diff_length, says = _header(patch)
     if says != new_size:
         raise _malformed(f"it makes {says} bytes, not {new_size}")
-    if HEADER + control_length + diff_length > len(patch):
+    middle, end = HEADER + control_length, HEADER + control_length + diff_length
+    if end > len(patch):
         raise _malformed("its parts are longer than the patch")
-    control = patch[HEADER : HEADER + control_length]
-    diff = _unpack(patch[HEADER + control_length : HEADER + control_length + diff_length], new_size)
-    extra = _unpack(patch[HEADER + control_length + diff_length :], new_size - len(diff))
-    return _apply(old, control, diff, extra, new_size)
+    control_of, diff_of, extra_of = _unpackers(patch[:8])
+    diff = _unpack(diff_of(patch[middle:end]), new_size)
+    extra = _unpack(extra_of(patch[end:]), new_size - len(diff))
+    return _apply(old, control_of(patch[HEADER:middle]), diff, extra, new_size)
+
+
+def _unpackers(magic: bytes) -> tuple[Callable[[bytes], Unpacker], ...]:
+    """Return what unpacks control, diff and extra: all bzip2, or as the three bytes behind BSDF2 say."""
+    if magic == MAGIC:
+        return (Bz2Unpacker,) * 3
+    kinds = magic[len(MAGIC2) :]
+    if magic[: len(MAGIC2)] != MAGIC2 or not set(kinds) <= set(UNPACKERS):
+        raise _malformed(f"it begins with {magic!r}")
+    return tuple(UNPACKERS[kind] for kind in kinds)
 
 
 def _header(patch: bytes) -> tuple[int, int, int]:
-    if len(patch) < HEADER or patch[:8] != MAGIC:
-        raise _malformed("it doesn't begin with BSDIFF40")
+    if len(patch) < HEADER:
+        raise _malformed("it has no header")
     lengths = (_integer(patch, 8), _integer(patch, 16), _integer(patch, 24))
     if min(lengths) < 0:
         raise _malformed("a length is negative")
     return lengths
 
 
-def _apply(old: bytes, control: bytes, diff: bytes, extra: bytes, new_size: int) -> bytes:
+def _apply(old: bytes, control: Unpacker, diff: bytes, extra: bytes, new_size: int) -> bytes:
     new = bytearray()
     at_old = at_diff = at_extra = idle = 0
     for add, copy, seek in _entries(control):
@@ -75,20 +89,17 @@ def _apply(old: bytes, control: bytes, diff: bytes, extra: bytes, new_size: int)
     return bytes(new)
 
 
-def _entries(packed: bytes) -> Iterator[tuple[int, int, int]]:
+def _entries(control: Unpacker) -> Iterator[tuple[int, int, int]]:
     """Unpack the control stream piece by piece; whoever stops early pays only for what was read."""
-    decompressor, rest = bz2.BZ2Decompressor(), b""
-    while not decompressor.eof:
-        rest += _decompressed(decompressor, packed, CONTROL_PIECE)
-        if decompressor.needs_input and not decompressor.eof:
-            raise _malformed("its control stream is cut off")
-        packed = b""  # the decompressor holds what it has not used yet
+    rest = b""
+    while not control.finished:
+        rest += _read(control, CONTROL_PIECE)
         whole = len(rest) - len(rest) % ENTRY.size
         for add, copy, seek in ENTRY.iter_unpack(rest[:whole]):
             yield _signed(add), _signed(copy), _signed(seek)
         rest = rest[whole:]
-    if rest or decompressor.unused_data:
-        raise _malformed("its control stream is cut off or followed by something")
+    if rest:
+        raise _malformed("its control stream is cut off")
 
 
 def _integer(data: bytes, at: int) -> int:
@@ -117,19 +128,22 @@ def _add(left: bytes, right: bytes) -> bytes:
     return (((a & LOW7) + (b & LOW7)) ^ ((a ^ b) & HIGH)).to_bytes(len(left), "little")
 
 
-def _unpack(data: bytes, limit: int) -> bytes:
-    decompressor = bz2.BZ2Decompressor()
-    made = _decompressed(decompressor, data, limit + 1)
-    if len(made) > limit or not decompressor.eof or decompressor.unused_data:
-        raise _malformed("a part is too long or cut off")
-    return made
+def _unpack(part: Unpacker, limit: int) -> bytes:
+    pieces, left = [], limit
+    while not part.finished:
+        piece = _read(part, left + 1)
+        left -= len(piece)
+        if left < 0:
+            raise _malformed("a part is longer than what it makes")
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
-def _decompressed(decompressor: bz2.BZ2Decompressor, data: bytes, limit: int) -> bytes:
+def _read(part: Unpacker, limit: int) -> bytes:
     try:
-        return decompressor.decompress(data, limit)
-    except (OSError, ValueError) as error:
-        raise _malformed(f"a part is no bzip2 stream: {error}") from error
+        return part.read(limit)
+    except UnpackError as error:
+        raise _malformed(f"a part is {error}") from error
 
 
 def _malformed(what: str) -> RefusedError:

@@ -12,7 +12,7 @@ import zstandard
 from updated.errors import ErrorCode, RefusedError, Retry
 from updated.payload.bsdiff import apply_patch
 from updated.payload.limits import LIMITS
-from updated.payload.manifest import Operation, OpType
+from updated.payload.manifest import PATCHES, Operation, OpType
 
 Buffer = bytes | memoryview
 NO_DATA = b""
@@ -67,7 +67,7 @@ def decode(op: Operation, data: Buffer = NO_DATA, source: Buffer = NO_DATA) -> B
 def _made(op: Operation, data: Buffer, source: Buffer) -> Buffer:
     if op.type in (OpType.MOVE, OpType.SOURCE_COPY):
         return source
-    if op.type in (OpType.BSDIFF, OpType.SOURCE_BSDIFF):
+    if op.type in PATCHES:
         return apply_patch(bytes(source), bytes(data), op.dst_length)
     if op.type is OpType.REPLACE:
         return data

@@ -33,7 +33,8 @@ class OpType(IntEnum):
 
 REPLACES = frozenset({OpType.REPLACE, OpType.REPLACE_BZ, OpType.REPLACE_XZ, OpType.REPLACE_ZSTD})
 ZEROES = frozenset({OpType.ZERO, OpType.DISCARD})
-FROM_SOURCE = frozenset({OpType.SOURCE_COPY, OpType.SOURCE_BSDIFF})  # read the running slot
+PATCHES = frozenset({OpType.BSDIFF, OpType.SOURCE_BSDIFF, OpType.BROTLI_BSDIFF})
+FROM_SOURCE = frozenset({OpType.SOURCE_COPY, OpType.SOURCE_BSDIFF, OpType.BROTLI_BSDIFF})  # read the running slot
 IN_PLACE = frozenset({OpType.MOVE, OpType.BSDIFF})  # read the partition that they write
 SUPPORTED = REPLACES | ZEROES | FROM_SOURCE | IN_PLACE
 

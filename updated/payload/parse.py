@@ -19,6 +19,7 @@ from updated.payload.limits import LIMITS
 from updated.payload.manifest import (
     FROM_SOURCE,
     IN_PLACE,
+    PATCHES,
     REPLACES,
     SPARSE_HOLE,
     SUPPORTED,
@@ -216,7 +217,7 @@ def _check_operation(op: Operation, block_size: int) -> None:
 
 def _check_shape(op: Operation) -> None:
     has_data, has_source = bool(op.data_length), bool(op.src_extents)
-    wants_data = op.type in REPLACES or op.type in (OpType.BSDIFF, OpType.SOURCE_BSDIFF)
+    wants_data = op.type in REPLACES | PATCHES
     wants_source = op.type in FROM_SOURCE or op.type in IN_PLACE
     if has_data != wants_data or has_source != wants_source:
         raise _refused(ErrorCode.MANIFEST_PARSE, f"a {op.type.name} operation lacks or has too much data or source")
