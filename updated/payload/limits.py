@@ -17,6 +17,7 @@ class Limits:
     operations: int = 65536
     extents: int = 262144  # of a whole manifest, sources and destinations
     partitions: int = 64
+    packages: int = 64
     operation_bytes: int = 64 * 1024 * 1024  # data, source or destination of one operation, for they are held in memory
     image_bytes: int = 1 << 50  # far beyond any medium, and every offset below it is one that a file can have
     signature_bytes: int = 64 * 1024

@@ -6,6 +6,7 @@ extents inside the image and written once, data contiguous, inside the payload a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
@@ -38,6 +39,8 @@ from updated.payload.manifest import (
 SHA256_BYTES = 32
 KERNEL_PROCEDURE, PCR_PROCEDURE = 0, 1
 BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+# a plain file name, which is also safe in a URL; 200 leaves room for what is put around it while it is written
+PACKAGE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_+~@=,-][A-Za-z0-9._+~@=,-]{0,199}")
 HINT = "Ask whoever built the payload; `update-payload inspect` shows its parts."
 
 
@@ -63,7 +66,7 @@ def parse_manifest(raw: bytes, header: Header) -> Manifest:
         block_size=block_size,
         partitions=partitions,
         identity=_identity(message),
-        packages=tuple(_package(package) for package in message.packages),
+        packages=_packages(message),
         signatures_offset=message.signatures_offset,
         signatures_size=message.signatures_size,
         in_place=any(op.type in IN_PLACE for part in partitions for op in part.operations),
@@ -115,8 +118,8 @@ def _v2_partitions(message: pb.DeltaArchiveManifest, block_size: int) -> tuple[P
         raise _refused(ErrorCode.MANIFEST_PARSE, "the manifest has no partition")
     found = []
     for update in message.partitions:
-        name = update.partition_name
-        if not name or len(name) > LIMITS.text_bytes or not name.isprintable() or "/" in name:
+        name = _text(update.partition_name, "a partition's name")
+        if "/" in name:
             raise _refused(ErrorCode.MANIFEST_PARSE, f"a partition has the name {name!r}")
         operations = _operations(update.operations, block_size)
         if any(op.type in IN_PLACE for op in operations):
@@ -301,23 +304,43 @@ def _check_layout(manifest: Manifest) -> None:
 def _identity(message: pb.DeltaArchiveManifest) -> Identity | None:
     if not message.product and not message.version:
         return None
-    texts = [message.product, message.version, *message.channels]
-    if any(not text or len(text) > LIMITS.text_bytes or not text.isprintable() for text in texts):
-        raise _refused(ErrorCode.MANIFEST_PARSE, f"the release's identity {texts} is malformed")
     return Identity(
-        product=message.product,
-        channels=tuple(message.channels),
-        version=message.version,
+        product=_text(message.product, "the product"),
+        channels=tuple(_text(channel, "a channel") for channel in message.channels),
+        version=_text(message.version, "the version"),
         rollback_index=message.rollback_index,
         not_after=message.not_after if message.HasField("not_after") else None,
     )
 
 
+def _packages(message: pb.DeltaArchiveManifest) -> tuple[Package, ...]:
+    if len(message.packages) > LIMITS.packages:
+        raise _refused(ErrorCode.LIMIT_EXCEEDED, f"{len(message.packages)} packages are more than {LIMITS.packages}")
+    packages = tuple(_package(package) for package in message.packages)
+    names = [package.name for package in packages]
+    if len(set(names)) != len(names):
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"a package stands twice in {names}")
+    return packages
+
+
 def _package(raw: pb.Package) -> Package:
-    bad_name = not raw.name or any(mark in raw.name for mark in "/\\\0") or raw.name in (".", "..")
-    if bad_name or len(raw.sha256) != SHA256_BYTES or not raw.size:
-        raise _refused(ErrorCode.MANIFEST_PARSE, f"the package {raw.name!r} is malformed")
-    return Package(raw.name, raw.size, raw.sha256, raw.kind)
+    name = _text(raw.name, "a package's name")
+    if not PACKAGE_NAME.fullmatch(name):
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"a package has the name {name!r}, which is no plain file name")
+    if len(raw.sha256) != SHA256_BYTES or not 0 < raw.size <= LIMITS.image_bytes:
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"the package {name} has no size or no SHA-256")
+    return Package(name, raw.size, raw.sha256, _text(raw.kind, "a package's kind") if raw.kind else "")
+
+
+def _text(given: str | bytes, what: str) -> str:
+    """Check a text of the manifest; protobuf (upb, proto2) hands out bytes where they aren't UTF-8.
+
+    Raises:
+        RefusedError: MANIFEST_PARSE.
+    """
+    if not isinstance(given, str) or not 0 < len(given) <= LIMITS.text_bytes or not given.isprintable():
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"{what} is malformed: {given[: LIMITS.text_bytes]!r}")
+    return given
 
 
 def _refused(code: ErrorCode, message: str) -> RefusedError:
