@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
@@ -26,7 +25,7 @@ def built(folder: Path, major: int) -> bytes:
     """Return a small payload with a kernel, signed by a key of its own."""
     keygen(folder / "keys")
     image = folder / "image"
-    image.write_bytes(os.urandom(8192) + bytes(8192) + b"text" * 5000)
+    image.write_bytes(random.Random(major).randbytes(8192) + bytes(8192) + b"text" * 5000)
     request = BuildRequest(
         image=image, product="prod-ä", channel="c", version="7.7.7", rollback_index=1, key=folder / "keys/private.pem",
         out=folder, major=major, chunk_kib=4, kernel=image,
@@ -65,7 +64,7 @@ def with_packages(good: bytes, major: int) -> bytes:
     """Return header and manifest of a payload, with packages and a second channel, as they are before any signature."""
     header = parse_header(good[:HEADER_BYTES])
     manifest = pb.DeltaArchiveManifest.FromString(good[header.header_size : header.metadata_size])
-    manifest.channels.append("ü")
+    manifest.channels.append("bêta")
     manifest.packages.add(name="oem-test.raw", size=1, sha256=b"h" * 32, kind="sysext")
     manifest.packages.add(name="x.index", size=2, sha256=b"h" * 32, kind="index")
     raw = manifest.SerializeToString(deterministic=True)
@@ -95,7 +94,7 @@ def test_flipped_metadata_bring_out_nothing_but_our_errors(tmp_path: Path, major
 
 
 TEXTS = {
-    "product": "prod-ä", "version": "7.7.7", "channel": "ü", "partition": "kernel", "package": "oem-test",
+    "product": "prod-ä", "version": "7.7.7", "channel": "bêta", "partition": "kernel", "package": "oem-test",
     "kind": "sysext",
 }  # fmt: skip
 
