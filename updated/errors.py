@@ -65,6 +65,9 @@ class ErrorCode(IntEnum):
     EXTENT_EMPTY = 224
     EXTENT_OVERLAP = 225
     PARTITION_UNKNOWN = 226
+    INDEX_INVALID = 227
+    PACKAGE_MISMATCH = 228  # a further file of the release isn't what was signed
+    PACKAGE_NO_PLACE = 229
 
     TARGET_IS_RUNNING = 230
     TARGET_MOUNTED = 231

@@ -43,6 +43,7 @@ class Checked:
     signature_versions: list[int]
     longest_write: int  # bytes of the longest operation that has data
     noop_offsets: list[int] = field(default_factory=list)
+    packages: list[tuple[str, int, bytes, str]] = field(default_factory=list)  # name, size, SHA-256, kind
 
 
 def check(payload: bytes, public_pem: bytes) -> Checked:
@@ -67,6 +68,7 @@ def check(payload: bytes, public_pem: bytes) -> Checked:
 def _images(major: int, manifest: Message, data: bytes, signature_size: int, versions: list[int]) -> Checked:
     block = number(manifest, 3, 4096)
     checked = Checked(major, block, {}, {}, _identity(manifest), versions, 0)
+    checked.packages = [(text(m, 1), number(m, 2), raw(m, 3), text(m, 4)) for m in messages(manifest, 1005)]
     used = 0
     for name, operations, info in _parts(major, manifest):
         image, used = _carry_out(operations, info, data, used, checked)

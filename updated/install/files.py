@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from hashlib import sha256
 from pathlib import Path
@@ -13,20 +14,26 @@ from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.payload.manifest import Image
 
 MODE = 0o600  # as update_engine leaves its kernels
+BESIDE = ".updated-new"  # behind the name of what isn't in place yet
+PIECE = 1024 * 1024
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class FileTarget:
-    """Writes `PATH.updated-new`; `commit` makes it PATH, leaving the context without it removes it."""
+    """Writes `PATH.updated-new`; `commit` makes it PATH, leaving the context without it removes it.
 
-    def __init__(self, path: Path, image: Image) -> None:
-        self.path, self._image = path, image
-        self._beside = path.with_name(path.name + ".updated-new")
+    `setting` is what an operator may change when PATH can't be written.
+    """
+
+    def __init__(self, path: Path, image: Image, *, mode: int = MODE, setting: str = "slots.kernel_path") -> None:
+        self.path, self._image, self._mode, self._setting = path, image, mode, setting
+        self._beside = path.with_name(path.name + BESIDE)
         self._fd = -1
 
     def __enter__(self) -> Self:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(self._beside, flags, MODE)
+            self._fd = os.open(self._beside, flags, self._mode)
         except OSError as error:
             raise self._failed(error) from error
         return self
@@ -41,7 +48,7 @@ class FileTarget:
         """Write all of `data`.
 
         Raises:
-            LocalError: DOWNLOAD_WRITE.
+            LocalError: DOWNLOAD_WRITE or NO_SPACE.
         """
         view = memoryview(data)
         try:
@@ -67,7 +74,7 @@ class FileTarget:
 
         Raises:
             RefusedError: FILE_HASH_MISMATCH.
-            LocalError: DOWNLOAD_WRITE.
+            LocalError: DOWNLOAD_WRITE or NO_SPACE.
         """
         try:
             os.ftruncate(self._fd, self._image.size)
@@ -75,7 +82,10 @@ class FileTarget:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise self._failed(error) from error
-        if sha256(self.read(0, self._image.size)).digest() != self._image.sha256:
+        digest, size = sha256(), self._image.size
+        for at in range(0, size, PIECE):
+            digest.update(self.read(at, min(PIECE, size - at)))
+        if digest.digest() != self._image.sha256:
             raise RefusedError(
                 ErrorCode.FILE_HASH_MISMATCH,
                 f"{self.path} would not be what was signed",
@@ -86,7 +96,7 @@ class FileTarget:
         """Rename the checked file into place, durably.
 
         Raises:
-            LocalError: DOWNLOAD_WRITE.
+            LocalError: DOWNLOAD_WRITE or NO_SPACE.
         """
         try:
             self._beside.replace(self.path)
@@ -96,7 +106,7 @@ class FileTarget:
 
     def _failed(self, error: OSError) -> LocalError:
         return LocalError(
-            ErrorCode.DOWNLOAD_WRITE,
+            ErrorCode.NO_SPACE if error.errno in NO_SPACE else ErrorCode.DOWNLOAD_WRITE,
             f"{self.path} can't be written: {error.strerror}",
-            hint="Look at slots.kernel_path in the settings, and at free space there.",
+            hint=f"Look at {self._setting} in the settings, and at free space there.",
         )

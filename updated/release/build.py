@@ -23,7 +23,8 @@ from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import V1, V2, Header, encode_header
 from updated.payload.manifest import SPARSE_HOLE, OpType
 from updated.release.chunks import BLOCK, COMPRESSIONS, Plan, chunk_image
-from updated.release.sign import load_private_key, sign, signature_size
+from updated.release.packages import Measured, PackageFile, add_packages, measure
+from updated.release.sign import load_private_keys, sign, signature_size
 
 V1_CHUNK = 1024 * 1024  # update_engine's
 V1_COMPRESSIONS = ("bz2", "none")
@@ -40,7 +41,7 @@ class BuildRequest:
     channel: str
     version: str
     rollback_index: int
-    key: Path
+    key: Path | tuple[Path, ...]  # several: each signs
     out: Path
     partition: str = "root"
     kernel: Path | None = None
@@ -49,6 +50,7 @@ class BuildRequest:
     chunk_kib: int = 64
     not_after: int | None = None  # seconds since 1970, UTC
     jobs: int = 2
+    packages: tuple[PackageFile, ...] = ()
 
 
 def build(request: BuildRequest) -> Path:
@@ -59,14 +61,15 @@ def build(request: BuildRequest) -> Path:
         RefusedError: the key is no good.
     """
     _check(request)
-    keys = [load_private_key(request.key)]
+    keys = load_private_keys(request.key)
     payload = request.out / f"{request.product}-{request.version}.payload"
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=request.out) as spool:
             manifest = _manifest(request, spool, keys)
+            packages = add_packages(manifest, request.packages, request.out)
             metadata_size = _write(payload, manifest, spool, keys, request.major)
-        return _describe(request, payload, metadata_size)
+        return _describe(request, payload, metadata_size, packages)
     except OSError as error:
         raise LocalError(
             ErrorCode.STATE,
@@ -174,13 +177,9 @@ def _write(
     return len(metadata)
 
 
-def _describe(request: BuildRequest, payload: Path, metadata_size: int) -> Path:
+def _describe(request: BuildRequest, payload: Path, metadata_size: int, packages: Sequence[Measured]) -> Path:
     """Write NAME.release.json, which update-server reads."""
-    digests = [hashlib.sha1(usedforsecurity=False), hashlib.sha256()]
-    with payload.open("rb") as file:
-        while piece := file.read(COPY_PIECE):
-            for digest in digests:
-                digest.update(piece)
+    whole = measure(payload, "payload")
     facts = {
         "product": request.product,
         "channel": request.channel,
@@ -189,10 +188,11 @@ def _describe(request: BuildRequest, payload: Path, metadata_size: int) -> Path:
         "rollback_index": request.rollback_index,
         "not_after": request.not_after,
         "payload": payload.name,
-        "size": payload.stat().st_size,
-        "sha1": base64.b64encode(digests[0].digest()).decode(),
-        "sha256": digests[1].hexdigest(),
+        "size": whole.size,
+        "sha1": base64.b64encode(whole.sha1).decode(),
+        "sha256": whole.sha256.hex(),
         "metadata_size": metadata_size,
+        "packages": [package.as_dict() for package in packages],
     }
     path = payload.with_suffix(".release.json")
     write_atomic(path, (json.dumps(facts, indent=2) + "\n").encode(), 0o644)

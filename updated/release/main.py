@@ -16,6 +16,7 @@ from updated.release.attach import attach, digest
 from updated.release.build import BuildRequest, build
 from updated.release.chunks import COMPRESSIONS
 from updated.release.extract import extract, inspect, verify
+from updated.release.packages import parse_package
 from updated.release.sign import keygen
 
 
@@ -88,7 +89,9 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     command.add_argument("--channel", required=True, metavar="NAME")
     command.add_argument("--version", required=True, metavar="V")
     command.add_argument("--rollback-index", type=int, required=True, metavar="N")
-    command.add_argument("--key", type=Path, required=True, metavar="PRIVATE.pem")
+    command.add_argument(
+        "--key", type=Path, required=True, action="append", metavar="PRIVATE.pem", help="repeat it to sign with several"
+    )
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
     command.add_argument("--old", type=Path, metavar="OLD_IMAGE", help=argparse.SUPPRESS)  # refused, with the reason
     command.add_argument("--partition", default="root", metavar="NAME")
@@ -96,6 +99,9 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     command.add_argument("--major", type=int, choices=(1, 2), default=2)
     command.add_argument("--compression", choices=tuple(COMPRESSIONS), help="default: zstd, for version 1 bz2")
     command.add_argument("--chunk-kib", type=int, default=64, metavar="N")
+    command.add_argument(
+        "--package", action="append", default=[], metavar="FILE[:KIND]", help="a further file; may be repeated"
+    )
     command.add_argument("--not-after", metavar="DATE", help="ISO 8601, UTC unless it says otherwise")
     command.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
 
@@ -113,6 +119,8 @@ def _build(arguments: argparse.Namespace) -> None:
         raise LocalError(
             ErrorCode.USAGE, "deltas can't be built yet", hint="Leave --old out; hosts take the full payload."
         )
+    given["key"] = tuple(given["key"])
+    given["packages"] = tuple(parse_package(text) for text in given.pop("package"))
     if given["not_after"] is not None:
         given["not_after"] = _date(given["not_after"])
     print(build(BuildRequest(**given)))
@@ -139,6 +147,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
     for partition in facts["partitions"]:
         operations = ", ".join(f"{kind} {made['count']}" for kind, made in partition["operations"].items())
         print(f"{'partition':<15} {partition['name']}: {partition['size']} bytes, {operations}")
+    for package in facts["packages"]:
+        print(f"{'package':<15} {package['name']}: {package['size']} bytes, {package['kind'] or 'file'}")
 
 
 def _verify(arguments: argparse.Namespace) -> None:

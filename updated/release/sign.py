@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.payload import update_metadata_pb2 as pb
+from updated.payload.limits import LIMITS
 from updated.payload.trust import EXPONENT, MIN_BITS
 
 LAST_VERSION = 2  # update_engine looks at the first signature of version 2, and its generator numbers the last one so
@@ -73,6 +74,24 @@ def load_private_key(path: Path) -> RSAPrivateKey:
             ErrorCode.KEY_WEAK, f"the private key {path} is no RSA key of {MIN_BITS} bits or more", hint="Make another."
         )
     return key
+
+
+def load_private_keys(paths: Path | Sequence[Path]) -> list[RSAPrivateKey]:
+    """Load the keys that are to sign, each of which must be another one.
+
+    Raises:
+        RefusedError: KEY_UNREADABLE or KEY_WEAK.
+        LocalError: USAGE; none, too many, or one twice.
+    """
+    keys = [load_private_key(path) for path in ([paths] if isinstance(paths, Path) else paths)]
+    moduli = {key.private_numbers().public_numbers.n for key in keys}
+    if not 0 < len(keys) == len(moduli) <= LIMITS.signatures:
+        raise LocalError(
+            ErrorCode.USAGE,
+            f"a payload is signed with 1 to {LIMITS.signatures} keys, each of them once",
+            hint="Look at the files that --key names.",
+        )
+    return keys
 
 
 def sign(digest: bytes, keys: Sequence[RSAPrivateKey]) -> bytes:

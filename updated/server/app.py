@@ -79,12 +79,19 @@ class Service:
         return Response(content, media_type=XML)
 
     async def package(self, http: HttpRequest) -> Response:
-        """Send a payload, whole or in ranges."""
+        """Send a payload or a package of a release on offer, whole or in ranges."""
         name = http.path_params["name"]
         path = self._catalogue.directory / name
-        if not NAME.fullmatch(name) or not name.endswith(".payload") or not path.is_file():
+        try:
+            known = bool(NAME.fullmatch(name)) and await run_in_threadpool(self._serves, name)
+        except UpdateError as error:
+            return PlainTextResponse(f"{error.message}. {error.hint}", 500)
+        if not known or not path.is_file():
             return PlainTextResponse("there is no such payload", 404)
         return FileResponse(path, media_type="application/octet-stream")
+
+    def _serves(self, name: str) -> bool:
+        return name.endswith(".payload") or self._catalogue.has_package(name)
 
     async def events(self, _http: HttpRequest) -> Response:
         """Return the last thousand events as JSON."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 from updated.common.durable import read_bounded, write_atomic
 from updated.errors import ErrorCode, LocalError
+from updated.omaha.messages import Package
 from updated.omaha.response import NAME
 
 LIMIT = 1024 * 1024  # bytes of a JSON file
@@ -22,14 +22,12 @@ EVENTS = "events.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One payload."""
+    """One payload, and what goes with it."""
 
     product: str
     version: str
-    payload: str  # its file's name in the directory
-    size: int
-    sha1: bytes
-    sha256: bytes
+    payload: Package
+    packages: tuple[Package, ...] = ()  # the further files of its manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +59,17 @@ class Catalogue:
         """Return the products that have a channel."""
         return {key.rpartition("/")[0] for key in self._channels()}
 
+    def has_package(self, name: str) -> bool:
+        """Tell whether a file is a further file of a release on offer.
+
+        Raises:
+            LocalError: STATE; a file is damaged.
+        """
+        releases = {entry["release"] for entry in self._channels().values()}
+        return any(
+            package.name == name for path in releases for package in read_release(self.directory / path).packages
+        )
+
     def publish(self, release: Path, channel: str, percent: int = 100) -> Release:
         """Offer a release of the directory on a channel.
 
@@ -78,11 +87,14 @@ class Catalogue:
                 ErrorCode.USAGE, f"channel {channel!r} with {percent} per cent can't be", hint="Percent is 0 to 100."
             )
         found = read_release(release)
-        payload = self.directory / found.payload
-        if not payload.is_file() or payload.stat().st_size != found.size:
-            raise LocalError(
-                ErrorCode.STATE, f"{payload} is not the {found.size} bytes that the release has", hint="Build it again."
-            )
+        for package in (found.payload, *found.packages):
+            path = self.directory / package.name
+            if not path.is_file() or path.stat().st_size != package.size:
+                raise LocalError(
+                    ErrorCode.STATE,
+                    f"{path} is not the {package.size} bytes that the release has",
+                    hint="Build it again, or copy what is missing.",
+                )
         channels = self._channels()
         channels[f"{found.product}/{channel}"] = {"release": release.name, "percent": percent}
         text = json.dumps(channels, indent=2, sort_keys=True) + "\n"
@@ -114,19 +126,25 @@ def read_release(path: Path) -> Release:
     """
     try:
         raw = json.loads(read_bounded(path, LIMIT))
-        release = Release(
+        return Release(
             product=str(raw["product"]),
             version=str(raw["version"]),
-            payload=str(raw["payload"]),
-            size=int(raw["size"]),
-            sha1=base64.b64decode(raw["sha1"], validate=True),
-            sha256=bytes.fromhex(raw["sha256"]),
+            payload=_package(raw["payload"], raw),
+            packages=tuple(_package(entry["name"], entry) for entry in raw.get("packages", ())),
         )
-        if not NAME.fullmatch(release.payload):
-            raise ValueError(f"{release.payload!r} is no plain file name")
-    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error
-    return release
+
+
+def _package(name: str, raw: Mapping[str, Any]) -> Package:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no plain file name")
+    return Package(
+        name,
+        size=int(raw["size"]),
+        sha1=base64.b64decode(raw["sha1"], validate=True),
+        sha256=bytes.fromhex(raw["sha256"]),
+    )
 
 
 def _damaged(path: Path, error: Exception) -> LocalError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from updated.omaha.messages import Manifest, Package, Request
+from updated.omaha.messages import Manifest, Request
 from updated.omaha.response import encode_response
 from updated.omaha.version import compare
 from updated.server.catalogue import Channel
@@ -37,8 +37,7 @@ def _manifest(request: Request, channel: Channel | None, codebase: str) -> Manif
     if share_of(request.app.machineid, channel.release.version) >= channel.percent:
         return None
     release = channel.release
-    package = Package(release.payload, release.size, release.sha1, release.sha256)
-    return Manifest(release.version, (codebase,), (package,))
+    return Manifest(release.version, (codebase,), (release.payload, *release.packages))
 
 
 def share_of(machine_id: str, version: str) -> int:
