@@ -12,7 +12,7 @@ import hashlib
 import lzma
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import zstandard
@@ -46,8 +46,12 @@ class Checked:
     packages: list[tuple[str, int, bytes, str]] = field(default_factory=list)  # name, size, SHA-256, kind
 
 
-def check(payload: bytes, public_pem: bytes) -> Checked:
-    """Read a full, signed payload from end to end; return its images."""
+def check(payload: bytes, public_pem: bytes, others: Sequence[bytes] = ()) -> Checked:
+    """Read a full, signed payload from end to end; return its images.
+
+    `public_pem` is the last key, the one that update_engine looks for; `others` are those before it, if all are to be
+    checked.
+    """
     assert payload[:4] == b"CrAU"
     major, manifest_size = struct.unpack(">QQ", payload[4:20])
     assert major in (1, 2)
@@ -59,9 +63,9 @@ def check(payload: bytes, public_pem: bytes) -> Checked:
     offset, size = number(manifest, 4), number(manifest, 5)
     assert data_begin + offset + size == len(payload), "the signature ends the file"
     data = payload[data_begin : data_begin + offset]
-    versions = check_signatures(payload[data_begin + offset :], metadata + data, public_pem)
+    versions = check_signatures(payload[data_begin + offset :], metadata + data, public_pem, others)
     if major == 2:
-        check_signatures(payload[len(metadata) : data_begin], metadata, public_pem)
+        check_signatures(payload[len(metadata) : data_begin], metadata, public_pem, others)
     return _images(major, manifest, data, size, versions)
 
 
@@ -158,17 +162,26 @@ def _identity(manifest: Message) -> dict[str, object]:
     }
 
 
-def check_signatures(blob: bytes, signed: bytes, public_pem: bytes) -> list[int]:
+def check_signatures(blob: bytes, signed: bytes, public_pem: bytes, others: Sequence[bytes] = ()) -> list[int]:
     """Check that a key made one of the signatures, the one of version 2, which alone update_engine looks at."""
     entries = [(number(entry, 1), raw(entry, 2)) for entry in messages(decode(blob), 1)]
+    (judged,) = [data for version, data in entries if version == 2]
+    check_signature(judged, signed, public_pem)
+    if others:
+        assert [data for _, data in entries].index(judged) == len(entries) - 1
+        for (_, data), pem in zip(entries, [*others, public_pem], strict=True):
+            check_signature(data, signed, pem)
+    return [version for version, _ in entries]
+
+
+def check_signature(signature: bytes, signed: bytes, public_pem: bytes) -> None:
+    """Open a signature with plain arithmetic (RFC 8017, section 8.2.2)."""
     modulus, exponent = rsa_numbers(public_pem)
     length = (modulus.bit_length() + 7) // 8
     ending = DIGEST_INFO + hashlib.sha256(signed).digest()
     expected = b"\0\1" + b"\xff" * (length - len(ending) - 3) + b"\0" + ending
-    (judged,) = [data for version, data in entries if version == 2]
-    assert len(judged) == length
-    assert pow(int.from_bytes(judged, "big"), exponent, modulus).to_bytes(length, "big") == expected
-    return [version for version, _ in entries]
+    assert len(signature) == length
+    assert pow(int.from_bytes(signature, "big"), exponent, modulus).to_bytes(length, "big") == expected
 
 
 def rsa_numbers(pem: bytes) -> tuple[int, int]:
