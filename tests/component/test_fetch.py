@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from tests.support.lying_server import Lie, LyingServer
 from updated.errors import ErrorCode, RemoteError
-from updated.install.fetch import FetchLimits, HttpSource, make_http
+from updated.install.fetch import MOST_REQUESTS, HttpSource, make_http
+from updated.install.pace import FetchLimits
+from updated.install.ranges import Span
 
 BODY = os.urandom(700_000)
 FEW = FetchLimits(failures_per_url=3)
@@ -20,7 +22,7 @@ FEW = FetchLimits(failures_per_url=3)
 
 def fetch(*urls: str, size: int | None = len(BODY), start: int = 0, limits: FetchLimits = FEW) -> bytes:
     with make_http(timeout_secs=10) as http:
-        return b"".join(HttpSource(urls, http=http, expected_size=size, limits=limits).read_from(start))
+        return b"".join(HttpSource(urls, http=http, expected_size=size, limits=limits).read([Span(start)]))
 
 
 def failing(code: ErrorCode, *urls: str, **more: int) -> RemoteError:
@@ -46,7 +48,9 @@ def test_cut_download_is_resumed_at_the_byte(cuts: list[int]) -> None:
     with LyingServer(BODY, lambda n: Lie(cut_after=max(cuts[n], 1)) if n < len(cuts) else Lie()) as server:
         assert fetch(server.url + "/x") == BODY
         positions = [sum(max(cut, 1) for cut in cuts[:count]) for count in range(len(cuts) + 1)]
-        wanted = [f"bytes={position}-" if position else None for position in positions if position < len(BODY)]
+        wanted = [
+            f"bytes={position}-{len(BODY) - 1}" if position else None for position in positions if position < len(BODY)
+        ]
         assert [asked for _, asked in server.requests] == wanted
 
 
@@ -99,7 +103,7 @@ def test_next_url_takes_over_where_the_first_gave_up() -> None:
     failing_mirror = LyingServer(BODY, lambda n: Lie(cut_after=1000) if n == 0 else Lie(status=500))
     with failing_mirror as bad, LyingServer(BODY) as good:
         assert fetch(bad.url + "/x", good.url + "/y") == BODY
-        assert good.requests == [("/y", "bytes=1000-")]
+        assert good.requests == [("/y", f"bytes=1000-{len(BODY) - 1}")]
         assert len(bad.requests) == 1 + FEW.failures_per_url - 1
 
 
@@ -141,14 +145,14 @@ def test_slow_retrieval_is_given_up(limits: FetchLimits, step: float) -> None:
     with LyingServer(BODY) as server, make_http() as http:
         source = HttpSource([server.url + "/x"], http=http, expected_size=len(BODY), limits=limits, monotonic=clock)
         with pytest.raises(RemoteError) as caught:
-            list(source.read_from(0))
+            list(source.read([Span(0)]))
     assert caught.value.code is ErrorCode.DOWNLOAD_TOO_SLOW
 
 
 def test_password_is_never_sent_in_the_clear() -> None:
     """User and password go to https only."""
     with LyingServer(BODY) as server, make_http(credentials=("user", "secret")) as http:
-        b"".join(HttpSource([server.url + "/x"], http=http, expected_size=len(BODY)).read_from(0))
+        b"".join(HttpSource([server.url + "/x"], http=http, expected_size=len(BODY)).read([Span(0)]))
         assert not any(name.lower() == "authorization" for name in server.headers[0])
 
 
@@ -158,3 +162,86 @@ def test_proxy_of_the_environment_is_not_asked(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     with LyingServer(BODY) as server:
         assert fetch(server.url + "/x") == BODY
+
+
+SCATTERED = [Span(at, at + 700) for at in range(1000, 650_000, 2100)]
+
+
+def scattered(server: LyingServer, spans: list[Span] = SCATTERED) -> bytes:
+    with make_http() as http:
+        return b"".join(HttpSource([server.url + "/x"], http=http, expected_size=len(BODY), limits=FEW).read(spans))
+
+
+def picked(spans: list[Span]) -> bytes:
+    return b"".join(BODY[span.begin : span.end] for span in spans)
+
+
+def test_many_ranges_come_in_few_requests() -> None:
+    """Three hundred ranges are asked for in three requests, and nothing else is sent."""
+    with LyingServer(BODY) as server:
+        assert scattered(server) == picked(SCATTERED)
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    "lie", [Lie(first_range_only=True), Lie(headers={"Content-Type": "multipart/byteranges; boundary=other"})]
+)
+def test_server_that_cannot_send_several_ranges(lie: Lie) -> None:
+    """A server that sends the first of several ranges alone, or no right multipart, is asked for one at a time."""
+    with LyingServer(BODY, lambda n: lie if n == 0 else Lie()) as server:
+        assert scattered(server) == picked(SCATTERED)
+        assert len(server.requests) <= MOST_REQUESTS + 1
+        assert all("," not in (asked or "") for _, asked in server.requests[1:])
+
+
+def test_several_ranges_of_a_server_without_ranges() -> None:
+    """A server that sends the whole file instead is read once, from front to back."""
+    with LyingServer(BODY, lambda _n: Lie(ignore_range=True)) as server:
+        assert scattered(server) == picked(SCATTERED)
+        assert len(server.requests) == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(cuts=st.lists(st.integers(1, 90_000), max_size=3), bounds=st.sets(st.integers(0, len(BODY)), max_size=60))
+def test_ranges_survive_cuts(cuts: list[int], bounds: set[int]) -> None:
+    """Whatever ranges are wanted and wherever connections are cut, exactly their bytes arrive."""
+    edges = sorted(bounds)
+    spans = [Span(*pair) for pair in zip(edges[::2], edges[1::2], strict=False)]
+    with LyingServer(BODY, lambda n: Lie(cut_after=cuts[n]) if n < len(cuts) else Lie()) as server:
+        assert scattered(server, spans) == picked(spans)
+
+
+def test_parts_without_end_are_cut_off() -> None:
+    """A multipart answer that goes on and on is given up, not read to its end."""
+    part = b"--limit\r\nContent-Range: bytes 0-99999/700000\r\n\r\n" + BODY[:100_000] + b"\r\n"
+    lie = Lie(body=part * 200, headers={"Content-Type": "multipart/byteranges; boundary=limit"})
+    spans = [Span(0, 1000), Span(5000, 6000)]
+    with LyingServer(BODY, lambda n: lie if n == 0 else Lie()) as server:
+        assert scattered(server, spans) == picked(spans)
+
+
+def test_bytes_that_the_file_does_not_have() -> None:
+    """Asking for more than the server's file has is an error, never a wait."""
+    with LyingServer(BODY[:10]) as server, make_http() as http:
+        source = HttpSource([server.url + "/x"], http=http, expected_size=None, limits=FEW)
+        with pytest.raises(RemoteError) as caught:
+            list(source.read([Span(0, 24)]))
+    assert caught.value.code in (ErrorCode.PAYLOAD_SIZE_MISMATCH, ErrorCode.HTTP_RANGE)
+
+
+def test_bandwidth_limit_holds_back() -> None:
+    """With a limit, pauses add up to the time that the bytes may take."""
+    pauses: list[float] = []
+    clock = FakeTime(0.0)
+
+    def pause(secs: float) -> None:
+        pauses.append(secs)
+        clock.now += secs
+
+    with LyingServer(BODY) as server, make_http() as http:
+        limits = FetchLimits(max_bytes_per_sec=100_000)
+        source = HttpSource(
+            [server.url], http=http, expected_size=len(BODY), limits=limits, monotonic=clock, pause=pause
+        )
+        assert b"".join(source.read([Span(0)])) == BODY
+    assert clock.now == pytest.approx(len(BODY) / 100_000, abs=0.1)

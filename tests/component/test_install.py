@@ -16,6 +16,7 @@ from tests.support.disks import Bits, make_disk
 from tests.support.releases import PRODUCT, SLOT_BYTES, Workshop
 from updated.errors import ErrorCode, RefusedError, UpdateError
 from updated.install.fetch import FileSource
+from updated.install.medium import Target
 from updated.install.pipeline import Installed, InstallRequest, Progress, install
 from updated.payload.trust import TrustPolicy, load_keyring
 from updated.slots.boot.gptprio import GptPrio
@@ -256,16 +257,13 @@ def test_medium_that_reads_back_something_else(
     tmp_path: Path, host: Host, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A medium that lies about one byte is found by the read-back, and the slot stays un-bootable."""
-    from updated.install.target import Target  # noqa: PLC0415 - the fault is put into this class alone
+    honest = Target.read_back
 
-    honest = Target.read
+    def lying(self: Target, offset: int, into: memoryview) -> None:
+        honest(self, offset, into)
+        into[len(into) // 2] ^= 1
 
-    def lying(self: Target, offset: int, length: int) -> bytes:
-        data = bytearray(honest(self, offset, length))
-        data[len(data) // 2] ^= 1
-        return bytes(data)
-
-    monkeypatch.setattr(Target, "read", lying)
+    monkeypatch.setattr(Target, "read_back", lying)
     with pytest.raises(RefusedError) as caught:
         host.install(payload_of(workshop, tmp_path), ours(workshop))
     assert caught.value.code is ErrorCode.PARTITION_HASH_MISMATCH

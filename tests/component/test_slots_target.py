@@ -19,7 +19,8 @@ from tests.support.disks import make_disk
 from tests.support.hosts import FakeHost
 from tests.support.slots import other_slot, partuuid_of
 from updated.errors import ErrorCode, LocalError, RefusedError
-from updated.install.target import Target, open_running, open_target
+from updated.install.medium import Target
+from updated.install.target import open_running, open_target
 from updated.slots.boot.gptprio import GptPrio
 from updated.slots.layout import Slot
 

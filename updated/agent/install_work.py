@@ -16,8 +16,9 @@ from updated.agent.machine import Event
 from updated.common.log import get_logger
 from updated.confirm.rollback import Pending
 from updated.errors import LocalError, Retry, UpdateError
-from updated.install.fetch import FetchLimits, HttpSource, Source, make_http
+from updated.install.fetch import HttpSource, Source, make_http
 from updated.install.keys import read_keyring
+from updated.install.pace import FetchLimits
 from updated.install.pipeline import Installed, InstallRequest, Progress, install
 from updated.omaha.protocol import Offer
 from updated.payload.trust import TrustPolicy

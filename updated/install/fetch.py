@@ -1,4 +1,4 @@
-"""Brings a payload's bytes, in order, from wherever it can: several URLs, cut connections, servers without ranges.
+"""Brings bytes of a payload from wherever it can: several URLs, cut connections, servers without ranges.
 
 What a server says is checked before a byte is believed to be where it claims: status, Content-Range, length, encoding.
 Nothing more than the expected size is ever read.
@@ -6,10 +6,8 @@ Nothing more than the expected size is ever read.
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -17,34 +15,38 @@ import httpx
 
 from updated.common.clock import SystemClock
 from updated.errors import ErrorCode, LocalError, RemoteError, Retry
+from updated.install.pace import FetchLimits, Pace
+from updated.install.ranges import (
+    PART_HEAD_LIMIT,
+    ContentRange,
+    Multipart,
+    Span,
+    Wanted,
+    coalesce,
+    parse_content_range,
+    range_header,
+)
 
 PIECE = 256 * 1024  # bytes read at once from a file
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 OK, PARTIAL = 200, 206
 REDIRECTS = range(300, 400)
 RETRYABLE_SECS = (1.0, 2.0, 5.0, 10.0, 20.0)  # pauses between tries; the last one repeats
+RANGES_PER_REQUEST = 128  # their header stays below the 4 to 8 KiB that servers take
+MOST_REQUESTS = 40  # for one read; the smallest gaps are fetched too rather than ask more often
+FEWEST_REQUESTS = 8  # left for what is missing yet, however many were made
+NO_END = 2**62
 
 
 class Source(Protocol):
-    """Where a payload comes from."""
+    """Where a payload, or another file of a release, comes from."""
 
-    def read_from(self, offset: int) -> Iterator[bytes]:
-        """Yield all bytes from `offset` to the end, in order.
+    def read(self, spans: Sequence[Span]) -> Iterator[memoryview]:
+        """Yield the bytes of ascending spans, one after the other; a span without an end goes to the last byte.
 
         Raises:
             UpdateError: they can't be had.
         """
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class FetchLimits:
-    """When to give up; times in seconds."""
-
-    deadline_secs: float = 21600.0
-    min_bytes_per_sec: int = 1024
-    window_secs: float = 60.0  # over which the rate counts
-    failures_per_url: int = 10
 
 
 class FileSource:
@@ -53,17 +55,20 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read_from(self, offset: int) -> Iterator[bytes]:
-        """Yield the file's bytes.
+    def read(self, spans: Sequence[Span]) -> Iterator[memoryview]:
+        """Yield the file's bytes; fewer than asked for where it ends early.
 
         Raises:
             LocalError: DOWNLOAD_TRANSFER.
         """
         try:
             with self._path.open("rb") as file:
-                file.seek(offset)
-                while piece := file.read(PIECE):
-                    yield piece
+                for span in spans:
+                    file.seek(span.begin)
+                    left = NO_END if span.end is None else span.end - span.begin
+                    while left and (piece := file.read(min(PIECE, left))):
+                        left -= len(piece)
+                        yield memoryview(piece)
         except OSError as error:
             raise LocalError(
                 ErrorCode.DOWNLOAD_TRANSFER,
@@ -109,7 +114,7 @@ def make_http(
 
 
 class HttpSource:
-    """A payload behind one or more URLs."""
+    """A file behind one or more URLs."""
 
     def __init__(
         self,
@@ -123,46 +128,64 @@ class HttpSource:
     ) -> None:
         self._urls, self._http, self._size = list(urls), http, expected_size
         self._limits = limits or FetchLimits()
-        self._monotonic = monotonic or SystemClock().monotonic
         self._pause = pause or (lambda _secs: None)
+        self._pace = Pace(self._limits, monotonic or SystemClock().monotonic, self._pause)
+        self._requests_left = MOST_REQUESTS
+        self._one_range: set[str] = set()  # URLs whose server can't send several ranges at once
 
-    def read_from(self, offset: int) -> Iterator[bytes]:
-        """Yield the payload's bytes; a cut connection is resumed, a failing URL left for the next.
+    def read(self, spans: Sequence[Span]) -> Iterator[memoryview]:
+        """Yield the spans' bytes, ascending; a cut connection is resumed, a failing URL left for the next.
 
         Raises:
             RemoteError: HTTP_STATUS, HTTP_RANGE, HTTP_REDIRECT, PAYLOAD_SIZE_MISMATCH, DOWNLOAD_TOO_SLOW,
                 DOWNLOAD_TRANSFER: the last problem, once every URL has used up its tries.
         """
-        pace = Pace(self._limits, self._monotonic)
+        wanted = Wanted(spans)
+        self._take_size(self._size, wanted, "the update server's offer")
+        self._pace.resume()
+        self._requests_left = MOST_REQUESTS
         problem: RemoteError | None = None
         for url in self._urls:
-            failures = 0
-            while failures < self._limits.failures_per_url:
-                before = offset
-                try:
-                    for piece in self._get(url, offset):
-                        offset += len(piece)
-                        pace.note(len(piece))
-                        yield piece
-                except RemoteError as error:
-                    problem = error
-                    if error.retry is not Retry.LATER:
-                        break
-                else:
-                    return
-                failures = 1 if offset > before else failures + 1  # progress renews the budget
-                self._pause(RETRYABLE_SECS[min(failures, len(RETRYABLE_SECS)) - 1])
-                pace.check_deadline()
+            try:
+                yield from self._read_from(url, wanted)
+            except RemoteError as error:
+                problem = error
+            if wanted.done:
+                return
         raise problem or RemoteError(
             ErrorCode.DOWNLOAD_TRANSFER, "there is no URL to download from", hint="Look at the server's answer."
         )
 
-    def _get(self, url: str, offset: int) -> Iterator[bytes]:
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+    def _read_from(self, url: str, wanted: Wanted) -> Iterator[memoryview]:
+        """Read from one URL until everything is there or its tries are used up.
+
+        Raises:
+            RemoteError: the last problem.
+        """
+        failures = 0
+        while not wanted.done:
+            before = wanted.rest()
+            try:
+                for piece in self._get(url, wanted):
+                    self._pace.note(len(piece))
+                    yield piece
+                if wanted.rest() == before:
+                    raise bad_answer(ErrorCode.HTTP_RANGE, f"{url} sends nothing of what was asked for", later=True)
+            except RemoteError as error:
+                failures = 1 if wanted.rest() != before else failures + 1  # progress renews the budget
+                if error.retry is not Retry.LATER or failures >= self._limits.failures_per_url:
+                    raise
+                self._pause(RETRYABLE_SECS[min(failures, len(RETRYABLE_SECS)) - 1])
+                self._pace.check_deadline()
+
+    def _get(self, url: str, wanted: Wanted) -> Iterator[memoryview]:
+        """Make one request and yield what of its answer is wanted next."""
+        asked = self._next_ranges(url, wanted)
+        whole = asked[0] == Span(0, self._size)
         try:
-            with self._http.stream("GET", url, headers=headers) as response:
-                skip = offset - self._start_of(response, url, offset)
-                yield from self._body(response, url, offset - skip, skip)
+            with self._http.stream("GET", url, headers={} if whole else {"Range": range_header(asked)}) as response:
+                check_head(response, url)
+                yield from self._body(response, url, asked, wanted)
         except httpx.HTTPError as error:
             raise RemoteError(
                 ErrorCode.DOWNLOAD_TRANSFER,
@@ -171,76 +194,110 @@ class HttpSource:
                 retry=Retry.LATER,
             ) from error
 
-    def _start_of(self, response: httpx.Response, url: str, offset: int) -> int:
-        """Check an answer's head; return the offset that its body begins at."""
-        if response.status_code in REDIRECTS:
-            raise _bad(ErrorCode.HTTP_REDIRECT, f"{url} redirects to {response.headers.get('Location', 'nowhere')}")
-        if response.status_code not in (OK, PARTIAL):
-            later = response.status_code >= 500 or response.status_code in (408, 429)  # noqa: PLR2004
-            raise _bad(ErrorCode.HTTP_STATUS, f"{url} answers with status {response.status_code}", later=later)
-        if response.headers.get("Content-Encoding", "identity") != "identity":
-            raise _bad(ErrorCode.HTTP_STATUS, f"{url} sends the payload in another encoding")
+    def _next_ranges(self, url: str, wanted: Wanted) -> list[Span]:
+        requests = max(self._requests_left, FEWEST_REQUESTS)
+        self._requests_left -= 1
+        if url in self._one_range:
+            return coalesce(wanted.rest(), most=requests)[:1]
+        return coalesce(wanted.rest(), most=requests * RANGES_PER_REQUEST)[:RANGES_PER_REQUEST]
+
+    def _body(self, response: httpx.Response, url: str, asked: Sequence[Span], wanted: Wanted) -> Iterator[memoryview]:
+        """Yield from whichever of the three forms the answer has: the whole file, one range, several."""
         if response.status_code == OK:
-            self._check_total(url, response.headers.get("Content-Length"))
-            return 0
-        found = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if not found or int(found[1]) != offset or int(found[2]) != int(found[3]) - 1:
-            said = response.headers.get("Content-Range")
-            raise _bad(ErrorCode.HTTP_RANGE, f"{url} was asked for bytes from {offset} and sends {said}")
-        self._check_total(url, found[3])
-        return offset
+            length = response.headers.get("Content-Length", "")
+            size = int(length) if length.isdecimal() else None
+            self._take_size(size, wanted, url)
+            yield from self._run(response, url, ContentRange(0, size or self._size or NO_END, size), wanted)
+            return
+        if "Content-Range" in response.headers:
+            if len(asked) > 1:
+                self._one_range.add(url)
+            yield from self._run(response, url, self._range_of(response, url, asked, wanted), wanted)
+            return
+        before = wanted.rest()
+        try:
+            yield from self._parts(response, url, asked, wanted)
+        except ValueError as error:
+            self._one_range.add(url)
+            raise bad_answer(ErrorCode.HTTP_RANGE, f"{url}: {error}", later=True) from error
+        if wanted.rest() == before:
+            self._one_range.add(url)
 
-    def _check_total(self, url: str, total: str | None) -> None:
-        if total is not None and self._size is not None and total != str(self._size):
-            raise _bad(ErrorCode.PAYLOAD_SIZE_MISMATCH, f"{url} has {total} bytes, not {self._size}")
+    def _range_of(self, response: httpx.Response, url: str, asked: Sequence[Span], wanted: Wanted) -> ContentRange:
+        """Check the Content-Range of an answer with one range, be it the first of several or all of them in one."""
+        said = response.headers["Content-Range"]
+        try:
+            sent = parse_content_range(said)
+        except ValueError as error:
+            raise bad_answer(ErrorCode.HTTP_RANGE, f"{url}: {error}") from error
+        self._take_size(sent.total, wanted, url)
+        ends = {span.end or sent.total for span in (asked[0], asked[-1])}
+        if sent.begin != asked[0].begin or sent.end not in ends:
+            raise bad_answer(ErrorCode.HTTP_RANGE, f"{url} was asked for {range_header(asked)[:80]} and sends {said}")
+        return sent
 
-    def _body(self, response: httpx.Response, url: str, at: int, skip: int) -> Iterator[bytes]:
+    def _run(self, response: httpx.Response, url: str, sent: ContentRange, wanted: Wanted) -> Iterator[memoryview]:
+        """Yield what is wanted of one run of bytes; leave the rest of it where nothing more is wanted."""
+        at = sent.begin
         for raw in response.iter_raw():  # as it comes: a piece of fixed size would be lost in part when the line is cut
+            if at + len(raw) > sent.end:
+                raise bad_answer(
+                    ErrorCode.PAYLOAD_SIZE_MISMATCH, f"{url} sends more than {sent.end - sent.begin} bytes"
+                )
+            yield from wanted.feed(at, raw)
             at += len(raw)
-            if self._size is not None and at > self._size:
-                raise _bad(ErrorCode.PAYLOAD_SIZE_MISMATCH, f"{url} sends more than {self._size} bytes")
-            piece = raw[skip:]
-            skip = max(0, skip - len(raw))
-            if piece:
-                yield piece
-        if self._size is not None and at < self._size:
-            raise _bad(ErrorCode.DOWNLOAD_TRANSFER, f"{url} ended after {at} of {self._size} bytes", later=True)
+            if wanted.done and at < sent.end:
+                return
+        if sent.end == NO_END:
+            self._take_size(at, wanted, url)
+        elif at < sent.end:
+            raise bad_answer(ErrorCode.DOWNLOAD_TRANSFER, f"{url} ended after {at} of {sent.end} bytes", later=True)
 
-
-class Pace:
-    """Watches that a download neither takes too long nor drips."""
-
-    def __init__(self, limits: FetchLimits, monotonic: Callable[[], float]) -> None:
-        self._limits, self._monotonic = limits, monotonic
-        self._began = self._window_began = monotonic()
-        self._window_bytes = 0
-
-    def note(self, count: int) -> None:
-        """Take in that `count` bytes came.
+    def _parts(self, response: httpx.Response, url: str, asked: Sequence[Span], wanted: Wanted) -> Iterator[memoryview]:
+        """Yield what is wanted of an answer with several ranges.
 
         Raises:
-            RemoteError: DOWNLOAD_TOO_SLOW.
+            ValueError: it isn't what was asked for.
         """
-        self._window_bytes += count
-        now = self._monotonic()
-        elapsed = now - self._window_began
-        if elapsed >= self._limits.window_secs:
-            if self._window_bytes < self._limits.min_bytes_per_sec * elapsed:
-                raise _bad(ErrorCode.DOWNLOAD_TOO_SLOW, f"only {self._window_bytes} bytes came in {elapsed:.0f} s")
-            self._window_began, self._window_bytes = now, 0
-        self.check_deadline()
+        multipart = Multipart(response.headers.get("Content-Type", ""))
+        allowed = sum((span.end or NO_END) - span.begin + PART_HEAD_LIMIT for span in asked)
+        for raw in response.iter_raw():
+            allowed -= len(raw)
+            if allowed < 0:
+                raise ValueError("it sends far more than was asked for")
+            for part, at, piece in multipart.feed(raw):
+                self._take_size(part.total, wanted, url)
+                yield from wanted.feed(at, piece)
 
-    def check_deadline(self) -> None:
-        """Look at the whole time.
+    def _take_size(self, size: int | None, wanted: Wanted, who: str) -> None:
+        """Compare the size that is told with what is known and wanted."""
+        if size is None:
+            return
+        if self._size is not None and size != self._size:
+            raise bad_answer(ErrorCode.PAYLOAD_SIZE_MISMATCH, f"{who} has {size} bytes, not {self._size}")
+        try:
+            wanted.end_at(size)
+        except ValueError as error:
+            raise bad_answer(ErrorCode.PAYLOAD_SIZE_MISMATCH, f"{who} has {size} bytes: {error}") from error
 
-        Raises:
-            RemoteError: DOWNLOAD_TOO_SLOW.
-        """
-        if self._monotonic() - self._began > self._limits.deadline_secs:
-            raise _bad(ErrorCode.DOWNLOAD_TOO_SLOW, f"the download took over {self._limits.deadline_secs:.0f} s")
+
+def check_head(response: httpx.Response, url: str) -> None:
+    """Check an answer's status and encoding.
+
+    Raises:
+        RemoteError: HTTP_REDIRECT or HTTP_STATUS.
+    """
+    if response.status_code in REDIRECTS:
+        raise bad_answer(ErrorCode.HTTP_REDIRECT, f"{url} redirects to {response.headers.get('Location', 'nowhere')}")
+    if response.status_code not in (OK, PARTIAL):
+        later = response.status_code >= 500 or response.status_code in (408, 429)  # noqa: PLR2004
+        raise bad_answer(ErrorCode.HTTP_STATUS, f"{url} answers with status {response.status_code}", later=later)
+    if response.headers.get("Content-Encoding", "identity") != "identity":
+        raise bad_answer(ErrorCode.HTTP_STATUS, f"{url} sends the payload in another encoding")
 
 
-def _bad(code: ErrorCode, message: str, *, later: bool = False) -> RemoteError:
+def bad_answer(code: ErrorCode, message: str, *, later: bool = False) -> RemoteError:
+    """Return the error for what a download server said."""
     return RemoteError(
         code,
         message,

@@ -51,7 +51,7 @@ def carry_out(op: Operation, data: Buffer, *, target: Writable, running: Readabl
             raise AssertionError("the pipeline opens the running slot for operations that read it")
         source = _read(op.src_extents, origin, block_size)[: op.src_length]
         check_source(op, source)
-    _write(op.dst_extents, memoryview(decode(op, data, source)), target, block_size)
+    write_extents(op.dst_extents, memoryview(decode(op, data, source)), target, block_size)
 
 
 def _read(extents: tuple[Extent, ...], origin: Readable, block_size: int) -> bytes:
@@ -63,8 +63,12 @@ def _read(extents: tuple[Extent, ...], origin: Readable, block_size: int) -> byt
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _write(extents: tuple[Extent, ...], data: memoryview, target: Writable, block_size: int) -> None:
-    """Fill the extents in order; the last block is padded with zeros."""
+def write_extents(extents: tuple[Extent, ...], data: memoryview, target: Writable, block_size: int) -> None:
+    """Fill the extents in order; the last block is padded with zeros.
+
+    Raises:
+        LocalError: the medium fails.
+    """
     for extent in extents:
         room = extent.num_blocks * block_size
         piece, data = data[:room], data[room:]

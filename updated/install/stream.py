@@ -1,63 +1,171 @@
-"""Reads a payload front to back, hashing on the way, and believes its metadata only when they are signed."""
+"""Reads a payload: its metadata first, believed only when they are signed, then its data, front to back, hashed."""
 
 from __future__ import annotations
 
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from updated.errors import ErrorCode, RefusedError, RemoteError, Retry, UpdateError
-from updated.payload.framing import HEADER_BYTES, V1_SIZE, V2, V2_SIZE, Header, parse_header
+from updated.install.fetch import Source
+from updated.install.ranges import Span
+from updated.payload.framing import HEADER_BYTES, V2, Header, parse_header
 from updated.payload.manifest import Manifest
 from updated.payload.parse import parse_manifest
 from updated.payload.signature import verify
 from updated.payload.trust import Keyring
 
+WINDOW = 1024 * 1024  # bytes that are gathered, joined and hashed at once
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """A payload's header, manifest and metadata signature."""
+
+    raw: bytes  # as they stand in the payload, up to its first data
+    header: Header
+    manifest: Manifest
+    key: str | None  # the name of the key that signed them; None: nothing here is proven yet
+
+    @property
+    def data_start(self) -> int:
+        """Where the first data are, in bytes from the payload's beginning."""
+        return len(self.raw)
+
+    @property
+    def payload_size(self) -> int:
+        """How many bytes the whole payload has, signature included."""
+        data = max(self.manifest.data_length, self.manifest.signatures_offset)
+        return self.data_start + data + self.manifest.signatures_size
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 that tells releases apart, and, when they are signed, their whole content."""
+        return hashlib.sha256(self.raw).digest()
+
+
+def fetch_metadata(source: Source, cancelled: threading.Event) -> bytes:
+    """Fetch header, manifest and metadata signature, and not a byte more.
+
+    Raises:
+        RefusedError: METADATA_MAGIC and others of `parse_header`.
+        RemoteError: PAYLOAD_SIZE_MISMATCH; what the source raises.
+        UpdateError: CANCELLED.
+    """
+    start = _fetch(source, 0, HEADER_BYTES, cancelled)
+    end = parse_header(start).data_start
+    return start[:end] if end <= HEADER_BYTES else start + _fetch(source, HEADER_BYTES, end, cancelled)
+
+
+def _fetch(source: Source, begin: int, end: int, cancelled: threading.Event) -> bytes:
+    return PayloadReader(source.read([Span(begin, end)]), cancelled).take_bytes(end - begin)
+
+
+def fetch_file(source: Source, size: int, cancelled: threading.Event) -> bytes:
+    """Fetch a small file of known size, whole.
+
+    Raises:
+        RemoteError: PAYLOAD_SIZE_MISMATCH; what the source raises.
+        UpdateError: CANCELLED.
+    """
+    return _fetch(source, 0, size, cancelled)
+
+
+def check_cancelled(cancelled: threading.Event) -> None:
+    """Look whether the install shall end.
+
+    Raises:
+        UpdateError: CANCELLED.
+    """
+    if cancelled.is_set():
+        raise UpdateError(ErrorCode.CANCELLED, "the install was cancelled", hint="Start it again when wanted.")
+
+
+def open_payload(
+    source: Source, keyring: Keyring | None, *, allow_unsigned_metadata: bool, cancelled: threading.Event
+) -> tuple[Metadata, WholeReader]:
+    """Fetch and believe a payload's metadata; return them and the reader of everything behind.
+
+    Raises:
+        UpdateError: what `fetch_metadata` and `believe` raise.
+    """
+    raw = fetch_metadata(source, cancelled)
+    metadata = believe(raw, keyring, allow_unsigned_metadata=allow_unsigned_metadata)
+    return metadata, WholeReader(source.read([Span(metadata.data_start)]), cancelled, metadata)
+
+
+def believe(raw: bytes, keyring: Keyring | None, *, allow_unsigned_metadata: bool) -> Metadata:
+    """Verify metadata and parse them; a version 2 manifest is parsed only once it is verified.
+
+    Without a keyring nothing is verified: for tools that only look, never for an install.
+
+    Raises:
+        RefusedError: any of framing, signature and parse; METADATA_SIGNATURE_MISSING, METADATA_SIGNATURE_MISMATCH,
+            SIGNATURE_MISSING when the payload has no signature at its end.
+    """
+    header = parse_header(raw[:HEADER_BYTES])
+    key = None
+    blob = raw[header.metadata_size :]
+    if header.major == V2 and keyring is not None and (blob or not allow_unsigned_metadata):
+        key = verify(
+            hashlib.sha256(raw[: header.metadata_size]).digest(),
+            blob,
+            keyring,
+            missing=ErrorCode.METADATA_SIGNATURE_MISSING,
+            mismatch=ErrorCode.METADATA_SIGNATURE_MISMATCH,
+        )
+    parsed = parse_manifest(raw[header.header_size : header.metadata_size], header)
+    if keyring is not None and not parsed.signatures_size:
+        raise RefusedError(
+            ErrorCode.SIGNATURE_MISSING,
+            "the payload is not signed",
+            hint="Sign it (`update-payload build --key`, or digest and attach).",
+        )
+    return Metadata(raw, header, parsed, key)
+
 
 class PayloadReader:
-    """Exact reads from a stream of pieces; `signed` and `whole` are running SHA-256 hashes."""
+    """Exact reads from a stream of pieces, gathered into windows so that small reads copy nothing."""
 
-    def __init__(self, pieces: Iterator[bytes], cancelled: threading.Event) -> None:
+    def __init__(self, pieces: Iterator[memoryview], cancelled: threading.Event) -> None:
         self._pieces, self._cancelled = pieces, cancelled
         self._rest = memoryview(b"")
-        self.position = 0
-        self.whole = hashlib.sha256()
-        self.signed = hashlib.sha256()
+        self.taken = 0  # bytes
 
-    def take(self, length: int, *, signed: bool = True) -> bytes | memoryview:
-        """Return the next `length` bytes; with `signed`, they belong to what the payload signature covers.
+    def take(self, length: int) -> memoryview:
+        """Return the next `length` bytes.
 
         Raises:
             RemoteError: PAYLOAD_SIZE_MISMATCH when the payload ends before; what the source raises.
             UpdateError: CANCELLED.
         """
-        if length <= len(self._rest):
-            taken: bytes | memoryview = self._rest[:length]
-            self._rest = self._rest[length:]
-        else:
-            taken = self._gather(length)
-        self.position += length
-        self.whole.update(taken)
-        if signed:
-            self.signed.update(taken)
+        if length > len(self._rest):
+            self._gather(length)
+        taken, self._rest = self._rest[:length], self._rest[length:]
+        self.taken += length
         return taken
 
-    def _gather(self, length: int) -> bytes:
+    def take_bytes(self, length: int) -> bytes:
+        """Return the next `length` bytes as an object of their own."""
+        return bytes(self.take(length))
+
+    def _gather(self, length: int) -> None:
         parts, have = [self._rest], len(self._rest)
-        while have < length:
-            if self._cancelled.is_set():
-                raise UpdateError(ErrorCode.CANCELLED, "the install was cancelled", hint="Start it again when wanted.")
-            fetched = next(self._pieces, None)
-            if not fetched:
-                raise _size_mismatch(
-                    f"the payload ends after {self.position + have} bytes, {length - have} are missing"
-                )
-            parts.append(memoryview(fetched))
-            have += len(fetched)
-        surplus = have - length
-        self._rest = parts[-1][len(parts[-1]) - surplus :]
-        parts[-1] = parts[-1][: len(parts[-1]) - surplus]
-        return b"".join(parts)
+        while have < max(length, WINDOW):
+            check_cancelled(self._cancelled)
+            piece = next(self._pieces, None)
+            if not piece:
+                break
+            parts.append(piece)
+            have += len(piece)
+            self.note(piece)
+        if have < length:
+            raise _size_mismatch(f"the payload ends after {self.taken + have} bytes, {length - have} are missing")
+        self._rest = memoryview(b"".join(parts))
+
+    def note(self, piece: memoryview) -> None:
+        """Take in what has just arrived; a reader that hashes does so here."""
 
     def finish(self) -> None:
         """Check that the payload ends here.
@@ -66,65 +174,44 @@ class PayloadReader:
             RemoteError: PAYLOAD_SIZE_MISMATCH.
         """
         if self._rest or any(self._pieces):
-            raise _size_mismatch(f"the payload goes on after its end at {self.position} bytes")
+            raise _size_mismatch("the payload goes on after its end")
 
 
-def read_metadata(
-    reader: PayloadReader, keyring: Keyring | None, *, allow_unsigned_metadata: bool
-) -> tuple[Header, Manifest]:
-    """Read header, manifest and metadata signature; a version 2 manifest is parsed only once it is verified.
+class WholeReader(PayloadReader):
+    """Reads everything behind the metadata, and hashes the payload: all of it, and what its signature covers."""
 
-    Without a keyring nothing is verified: for tools that only look, never for an install.
+    def __init__(self, pieces: Iterator[memoryview], cancelled: threading.Event, metadata: Metadata) -> None:
+        super().__init__(pieces, cancelled)
+        self._metadata = metadata
+        self._whole = hashlib.sha256(metadata.raw)
+        self._signed = hashlib.sha256(metadata.raw[: metadata.header.metadata_size])
+        self._unsigned_yet = metadata.manifest.signatures_offset  # bytes until the signature, which doesn't sign itself
 
-    Raises:
-        RefusedError: any of framing, signature and parse; METADATA_SIGNATURE_MISSING, METADATA_SIGNATURE_MISMATCH,
-            SIGNATURE_MISSING when the payload has no signature at its end.
-        RemoteError: PAYLOAD_SIZE_MISMATCH.
-    """
-    start = bytes(reader.take(V1_SIZE))
-    if int.from_bytes(start[4:12], "big") == V2:
-        start += bytes(reader.take(V2_SIZE - V1_SIZE))
-    header = parse_header(start.ljust(HEADER_BYTES, b"\0"))
-    manifest = bytes(reader.take(header.manifest_size))
-    if header.major == V2:
-        digest = reader.signed.digest()
-        blob = bytes(reader.take(header.metadata_signature_size, signed=False))
-        if keyring is not None and (blob or not allow_unsigned_metadata):
-            verify(
-                digest,
-                blob,
-                keyring,
-                missing=ErrorCode.METADATA_SIGNATURE_MISSING,
-                mismatch=ErrorCode.METADATA_SIGNATURE_MISMATCH,
+    def note(self, piece: memoryview) -> None:
+        """Hash what has arrived."""
+        self._whole.update(piece)
+        if self._unsigned_yet:
+            self._signed.update(piece[: self._unsigned_yet])
+            self._unsigned_yet = max(0, self._unsigned_yet - len(piece))
+
+    def check_end(self, keyring: Keyring, expected_sha256: bytes | None) -> str:
+        """Read the payload signature and check size, whole hash and signature; return the name of the key that fits.
+
+        Raises:
+            RefusedError: PAYLOAD_HASH_MISMATCH, SIGNATURE_MISSING, SIGNATURE_MISMATCH.
+            RemoteError: PAYLOAD_SIZE_MISMATCH.
+        """
+        blob = self.take_bytes(self._metadata.manifest.signatures_size)
+        self.finish()
+        if expected_sha256 is not None and self._whole.digest() != expected_sha256:
+            raise RefusedError(
+                ErrorCode.PAYLOAD_HASH_MISMATCH,
+                "the payload's SHA-256 is not the one that the update server named",
+                hint="The mirror or the update server has another file; look at both.",
+                retry=Retry.OTHER_SOURCE,
             )
-    parsed = parse_manifest(manifest, header)
-    if keyring is not None and not parsed.signatures_size:
-        raise RefusedError(
-            ErrorCode.SIGNATURE_MISSING,
-            "the payload is not signed",
-            hint="Sign it (`update-payload build --key`, or digest and attach).",
-        )
-    return header, parsed
-
-
-def check_end(reader: PayloadReader, manifest: Manifest, keyring: Keyring, expected_sha256: bytes | None) -> str:
-    """Read the payload signature and check size, whole hash and signature; return the name of the key that fits.
-
-    Raises:
-        RefusedError: PAYLOAD_HASH_MISMATCH, SIGNATURE_MISSING, SIGNATURE_MISMATCH.
-        RemoteError: PAYLOAD_SIZE_MISMATCH.
-    """
-    digest = reader.signed.digest()
-    blob = bytes(reader.take(manifest.signatures_size, signed=False))
-    reader.finish()
-    if expected_sha256 is not None and reader.whole.digest() != expected_sha256:
-        raise RefusedError(
-            ErrorCode.PAYLOAD_HASH_MISMATCH,
-            "the payload's SHA-256 is not the one that the update server named",
-            hint="The mirror or the update server has another file; look at both.",
-            retry=Retry.OTHER_SOURCE,
-        )
-    return verify(digest, blob, keyring, missing=ErrorCode.SIGNATURE_MISSING, mismatch=ErrorCode.SIGNATURE_MISMATCH)
+        digest = self._signed.digest()
+        return verify(digest, blob, keyring, missing=ErrorCode.SIGNATURE_MISSING, mismatch=ErrorCode.SIGNATURE_MISMATCH)
 
 
 def _size_mismatch(message: str) -> RemoteError:

@@ -1,4 +1,4 @@
-"""The slot that an install writes: every refusal before the first byte, one descriptor to the end."""
+"""Opens the slot that an install writes: every refusal before the first byte, one file to the end."""
 
 from __future__ import annotations
 
@@ -7,127 +7,13 @@ import fcntl
 import os
 import stat
 from pathlib import Path
-from types import TracebackType
-from typing import NoReturn, Self
 
 from updated.errors import ErrorCode, LocalError, RefusedError, Retry
+from updated.install.medium import Target
 from updated.slots.boot import BootControl
 from updated.slots.devices import device_folder, is_at, number_of, running_devices, users_of
 from updated.slots.layout import HostPaths, Slot
 from updated.slots.running import booted_partuuids
-
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-
-
-class Target:
-    """A slot opened for writing; offsets are within the slot, nothing outside of it can be reached."""
-
-    def __init__(self, fd: int, offset: int, size: int, name: str) -> None:
-        self._fd, self._offset = fd, offset
-        self.size = size
-        self.name = name
-        self._lost: str | None = None  # why a flush failed
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the descriptor and its lock back."""
-        os.close(self._fd)
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Write all of `data`; durable after `flush`. Several threads may write at once.
-
-        Raises:
-            LocalError: DOWNLOAD_WRITE or NO_SPACE.
-        """
-        view = memoryview(data)
-        self._check(offset, len(view))
-        at = self._offset + offset
-        try:
-            while view:
-                written = os.pwrite(self._fd, view, at)
-                if written <= 0:
-                    raise OSError(errno.EIO, "the medium takes no more data")
-                view, at = view[written:], at + written
-        except OSError as error:
-            self._fail(error, f"{self.name} can't be written at {offset}")
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Read exactly `length` bytes.
-
-        Raises:
-            LocalError: READ_BACK.
-        """
-        self._check(offset, length)
-        pieces, at, left = [], self._offset + offset, length
-        try:
-            while left:
-                piece = os.pread(self._fd, left, at)
-                if not piece:
-                    raise OSError(errno.EIO, "the medium ends early")
-                pieces.append(piece)
-                at, left = at + len(piece), left - len(piece)
-        except OSError as error:
-            raise LocalError(
-                ErrorCode.READ_BACK,
-                f"{self.name} can't be read at {offset}: {error.strerror}",
-                hint="The medium may be failing; see the kernel's log (`dmesg`).",
-            ) from error
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def flush(self) -> None:
-        """Return when everything written is on the medium.
-
-        A flush that failed fails for good: the kernel reports lost pages once and calls them clean from then on.
-
-        Raises:
-            LocalError: DOWNLOAD_WRITE or NO_SPACE.
-        """
-        try:
-            if self._lost:
-                raise OSError(errno.EIO, self._lost)
-            os.fsync(self._fd)
-        except OSError as error:
-            self._lost = self._lost or f"an earlier flush failed: {error.strerror}"
-            self._fail(error, f"{self.name} can't be flushed")
-
-    def drop_cache(self) -> None:
-        """Make the next reads come from the medium; call it after `flush`, for only clean pages can be dropped.
-
-        Raises:
-            LocalError: READ_BACK.
-        """
-        try:
-            os.posix_fadvise(self._fd, self._offset, self.size, os.POSIX_FADV_DONTNEED)
-        except OSError as error:
-            raise LocalError(
-                ErrorCode.READ_BACK,
-                f"the cache of {self.name} can't be dropped: {error.strerror}",
-                hint="See the kernel's log (`dmesg`).",
-            ) from error
-
-    def _check(self, offset: int, length: int) -> None:
-        if offset < 0 or length < 0 or offset + length > self.size:
-            raise RefusedError(
-                ErrorCode.EXTENT_OUT_OF_RANGE,
-                f"bytes {offset}+{length} are not inside {self.name}, which has {self.size}",
-                hint="Ask whoever built the payload.",
-            )
-
-    def _fail(self, error: OSError, what: str) -> NoReturn:
-        code = ErrorCode.NO_SPACE if error.errno in NO_SPACE else ErrorCode.DOWNLOAD_WRITE
-        raise LocalError(
-            code,
-            f"{what}: {error.strerror}",
-            hint="See the kernel's log (`dmesg`) for the medium, and `df` for the file system of an image file.",
-            retry=Retry.LATER,
-        ) from error
 
 
 def open_target(boot: BootControl, slot: Slot, *, needed: int, host: HostPaths) -> Target:

@@ -14,7 +14,7 @@ from typing import Any
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install.fetch import FileSource
 from updated.install.operations import carry_out
-from updated.install.stream import PayloadReader, check_end, read_metadata
+from updated.install.stream import Metadata, PayloadReader, WholeReader, open_payload
 from updated.payload.manifest import FROM_SOURCE, Manifest, Operation, Partition
 from updated.payload.signature import parse_signatures
 from updated.payload.trust import Keyring
@@ -22,8 +22,9 @@ from updated.payload.trust import Keyring
 PIECE = 1024 * 1024
 
 
-def _reader(payload: Path) -> PayloadReader:
-    return PayloadReader(FileSource(payload).read_from(0), threading.Event())
+def _open_payload(payload: Path, keyring: Keyring | None) -> tuple[Metadata, WholeReader]:
+    source = FileSource(payload)
+    return open_payload(source, keyring, allow_unsigned_metadata=keyring is None, cancelled=threading.Event())
 
 
 def verify(payload: Path, keyring: Keyring) -> tuple[Manifest, str]:
@@ -34,12 +35,12 @@ def verify(payload: Path, keyring: Keyring) -> tuple[Manifest, str]:
         RemoteError: PAYLOAD_SIZE_MISMATCH.
         LocalError: the file can't be read.
     """
-    reader = _reader(payload)
-    _, manifest = read_metadata(reader, keyring, allow_unsigned_metadata=False)
+    metadata, reader = _open_payload(payload, keyring)
+    manifest = metadata.manifest
     for partition in manifest.partitions:
         for operation in partition.operations:
             _check_data(operation, reader.take(operation.data_length))
-    return manifest, check_end(reader, manifest, keyring, None)
+    return manifest, reader.check_end(keyring, None)
 
 
 def _check_data(operation: Operation, data: bytes | memoryview) -> None:
@@ -57,8 +58,8 @@ def inspect(payload: Path) -> dict[str, Any]:
     Raises:
         UpdateError: it can't be read or parsed.
     """
-    reader = _reader(payload)
-    header, manifest = read_metadata(reader, None, allow_unsigned_metadata=True)
+    metadata, _ = _open_payload(payload, None)
+    header, manifest = metadata.header, metadata.manifest
     whole = sha256()
     with payload.open("rb") as file:
         while piece := file.read(PIECE):
@@ -166,8 +167,8 @@ def extract(payload: Path, name: str, out: Path, *, old: Path | None, keyring: K
 
 
 def _extract(payload: Path, name: str, out: Path, old: Path | None, keyring: Keyring | None) -> None:
-    reader = _reader(payload)
-    _, manifest = read_metadata(reader, keyring, allow_unsigned_metadata=False)
+    metadata, reader = _open_payload(payload, keyring)
+    manifest = metadata.manifest
     partition = _find(manifest, name)
     needs_old = any(op.src_extents for op in partition.operations)
     if needs_old and old is None:
@@ -183,7 +184,7 @@ def _extract(payload: Path, name: str, out: Path, old: Path | None, keyring: Key
         else:
             _carry_out_all(manifest, partition, reader, image, None)
     if keyring is not None:
-        check_end(reader, manifest, keyring, None)
+        reader.check_end(keyring, None)
     _check_image(partition, out)
 
 

@@ -1,0 +1,146 @@
+"""Carries out what is to be done for a partition: from the payload's stream, or put together from what is here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from updated.install.crew import Crew
+from updated.install.operations import Readable, Writable, carry_out, write_extents
+from updated.install.ranges import Span
+from updated.install.reuse import Run
+from updated.install.stream import Metadata, PayloadReader
+from updated.payload.index import chunk_digest
+from updated.payload.manifest import ZEROES, Manifest, Operation
+
+Phase = Literal["downloading", "verifying", "finalizing"]
+STEPS = 256  # how often progress is told at most, in a phase
+SMALLEST_STEP = 64 * 1024  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an install is; bytes of the payload, or read back in the phase `verifying`.
+
+    `bytes_done` counts what was fetched and what need not be; the latter is `bytes_reused`.
+    """
+
+    phase: Phase
+    bytes_done: int
+    bytes_total: int
+    bytes_reused: int = 0
+
+
+class Meter:
+    """Tells how far a phase is, not too often."""
+
+    def __init__(self, phase: Phase, total: int, observe: Callable[[Progress], None]) -> None:
+        self._phase, self._total, self._observe = phase, total, observe
+        self._told = 0
+        self.done = self.reused = 0
+        observe(Progress(phase, 0, total))
+
+    def add(self, count: int, *, reused: bool = False) -> None:
+        """Count bytes."""
+        self.done += count
+        if reused:
+            self.reused += count
+        if self.done - self._told >= max(SMALLEST_STEP, self._total // STEPS):
+            self.tell()
+
+    def take_back(self, count: int) -> None:
+        """Count bytes as neither done nor reused after all."""
+        self.done -= count
+        self.reused -= count
+
+    def tell(self) -> None:
+        """Tell how far it is now."""
+        self._told = self.done
+        self._observe(Progress(self._phase, self.done, max(self._total, self.done), self.reused))
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """One operation that is still to be carried out."""
+
+    op: Operation
+    target: str  # the partition's name
+    digest: bytes = b""  # of what it writes; only with runs
+    runs: tuple[Run, ...] | None = None  # what to put it together from; None: from the payload, or from nothing (ZERO)
+
+
+def fetch_spans(todos: Iterable[Todo], metadata: Metadata) -> list[Span]:
+    """Return which bytes of the payload the operations need, neighbours joined."""
+    spans: list[Span] = []
+    for todo in todos:
+        if todo.runs is not None or not todo.op.data_length:
+            continue
+        begin = metadata.data_start + todo.op.data_offset
+        end = begin + todo.op.data_length
+        if spans and spans[-1].end == begin:
+            spans[-1] = Span(spans[-1].begin, end)
+        else:
+            spans.append(Span(begin, end))
+    return spans
+
+
+@dataclass(slots=True)
+class Carrier:
+    """Where operations read and write."""
+
+    manifest: Manifest
+    slot: str  # the name of the partition that goes into the slot
+    crew: Crew
+    files: Mapping[str, Writable]  # the other partitions' places
+    running: Readable | None
+    late: Readable | None = None  # the target as a seed: it is read before anything behind it is written
+    missed: list[Todo] = field(default_factory=list)  # chunks that came out differently: to be fetched after all
+
+    def carry(self, todos: Iterable[Todo], reader: PayloadReader, meter: Meter, on_settled: Callable[[], None]) -> None:
+        """Carry everything out, in order; `on_settled` is called now and then, when more of it may be done.
+
+        Raises:
+            UpdateError: the first that went wrong.
+        """
+        for todo in todos:
+            if todo.runs is not None:
+                self._put_together(todo, todo.runs)
+                meter.add(todo.op.data_length, reused=True)
+                continue
+            data = reader.take(todo.op.data_length)
+            meter.add(todo.op.data_length)
+            self._perform(todo, data)
+            on_settled()
+        self.crew.finish()
+        on_settled()
+        meter.tell()
+
+    def take_missed(self, meter: Meter) -> list[Todo]:
+        """Return the chunks that came out differently, to be fetched, and forget them."""
+        missed = sorted(self.missed, key=lambda todo: todo.op.data_offset)
+        self.missed = []
+        meter.take_back(sum(todo.op.data_length for todo in missed))
+        return [replace(todo, runs=None) for todo in missed]
+
+    def _perform(self, todo: Todo, data: memoryview) -> None:
+        op, running, block_size = todo.op, self.running, self.manifest.block_size
+        if todo.target == self.slot:
+            cost = op.data_length + op.src_length + (0 if op.type in ZEROES else op.dst_length)
+            self.crew.add(lambda to: carry_out(op, data, target=to, running=running, block_size=block_size), cost)
+        elif todo.target in self.files:
+            carry_out(op, data, target=self.files[todo.target], running=running, block_size=block_size)
+
+    def _put_together(self, todo: Todo, runs: tuple[Run, ...]) -> None:
+        """Read now what of the target is about to be overwritten, the rest when it is this one's turn."""
+        ready = [run.read() if run.seed is not None and run.seed is self.late else run for run in runs]
+
+        def work(to: Writable) -> None:
+            pieces = [part.read() if isinstance(part, Run) else part for part in ready]
+            content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            if chunk_digest(content) == todo.digest:
+                write_extents(todo.op.dst_extents, memoryview(content), to, self.manifest.block_size)
+            else:
+                self.missed.append(todo)  # appending is atomic; the order is put right when they are fetched
+
+        self.crew.add(work, todo.op.dst_length)

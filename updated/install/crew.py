@@ -1,0 +1,103 @@
+"""Carries work out on both cores: batches of neighbouring operations, in bounded memory, in the payload's order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self
+
+from updated.install.medium import Target, Writer, aligned_buffer
+from updated.install.operations import Writable
+
+WORKERS = 2
+BUFFER_BYTES = 2 * 1024 * 1024  # one a worker: what it writes at once
+BATCH_BYTES = 5 * BUFFER_BYTES // 4  # of data and content together, at which a batch is handed over
+IN_FLIGHT_BYTES = 16 * 1024 * 1024  # handed over and not done; one operation may be larger, alone
+
+Work = Callable[[Writable], None]
+
+
+class Crew:
+    """A pool of two; the first error counts, what was not begun by then isn't carried out.
+
+    Decompressors, hashes and system calls let the interpreter lock go, so two threads use two cores.
+    """
+
+    def __init__(self, target: Target, *, one_by_one: bool) -> None:
+        """Start.
+
+        Args:
+            target: the slot.
+            one_by_one: each work may read what the last one wrote (a delta that changes its partition in place).
+        """
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="install")
+        self._writers: SimpleQueue[Writer] = SimpleQueue()
+        for _ in range(WORKERS):
+            self._writers.put(Writer(target, aligned_buffer(BUFFER_BYTES)))
+        self._one_by_one = one_by_one
+        self._batch: list[Work] = []
+        self._batch_bytes = 0
+        self._under_way: deque[tuple[Future[None], int, int]] = deque()  # with their bytes and how many works
+        self._bytes_under_way = 0
+        self.settled = self.settled_bytes = 0  # works that are done, and all before them; their cost
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, work: Work, cost: int) -> None:
+        """Hand over work on the slot; `cost` is what it holds in memory, in bytes.
+
+        Raises:
+            UpdateError: earlier work failed.
+        """
+        if self._batch_bytes and self._batch_bytes + cost > BATCH_BYTES:
+            self._hand_over()
+        self._batch.append(work)
+        self._batch_bytes += cost
+        if self._one_by_one:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until everything is done.
+
+        Raises:
+            UpdateError: work failed.
+        """
+        self._hand_over()
+        self._settle(0)
+
+    def _hand_over(self) -> None:
+        if not self._batch:
+            return
+        batch, cost = self._batch, self._batch_bytes
+        self._batch, self._batch_bytes = [], 0
+        self._settle(max(0, IN_FLIGHT_BYTES - cost))
+        self._under_way.append((self._pool.submit(self._carry_out, batch), cost, len(batch)))
+        self._bytes_under_way += cost
+
+    def _settle(self, allowed: int) -> None:
+        """Wait until no more than `allowed` bytes are under way."""
+        while self._under_way and (self._bytes_under_way > allowed or self._under_way[0][0].done()):
+            future, cost, count = self._under_way.popleft()
+            future.result()
+            self._bytes_under_way -= cost
+            self.settled += count
+            self.settled_bytes += cost
+
+    def _carry_out(self, batch: list[Work]) -> None:
+        writer = self._writers.get()
+        try:
+            for work in batch:
+                work(writer)
+            writer.flush()
+        finally:
+            writer.forget()
+            self._writers.put(writer)

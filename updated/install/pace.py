@@ -1,0 +1,78 @@
+"""Watches a download's speed: neither too long nor a drip, and no faster than allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from updated.errors import ErrorCode, RemoteError, Retry
+
+LEAD_SECS = 0.05  # pauses shorter than this aren't worth making: the limit is kept on average
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """When to give up, and how fast to be at most; times in seconds."""
+
+    deadline_secs: float = 21600.0
+    min_bytes_per_sec: int = 1024
+    max_bytes_per_sec: int = 0  # 0: as fast as it comes
+    window_secs: float = 60.0  # over which the lowest rate counts
+    failures_per_url: int = 10
+
+
+class Pace:
+    """The clock of one install's downloads."""
+
+    def __init__(
+        self, limits: FetchLimits, monotonic: Callable[[], float], pause: Callable[[float], object] = lambda _secs: None
+    ) -> None:
+        self._limits, self._monotonic, self._pause = limits, monotonic, pause
+        self._began = self._window_began = monotonic()
+        self._window_bytes = 0
+        self._free_at = self._began  # when the limit allows the next byte
+
+    def resume(self) -> None:
+        """Begin a new window: time in which nothing was asked for isn't the server's."""
+        self._window_began, self._window_bytes = self._monotonic(), 0
+
+    def note(self, count: int) -> None:
+        """Take in that `count` bytes came; wait if they came too fast.
+
+        Raises:
+            RemoteError: DOWNLOAD_TOO_SLOW.
+        """
+        now = self._monotonic()
+        self._window_bytes += count
+        elapsed = now - self._window_began
+        if elapsed >= self._limits.window_secs:
+            if self._window_bytes < self._limits.min_bytes_per_sec * elapsed:
+                raise too_slow(f"only {self._window_bytes} bytes came in {elapsed:.0f} s")
+            self._window_began, self._window_bytes = now, 0
+        self.check_deadline()
+        if self._limits.max_bytes_per_sec:
+            self._hold_back(count, now)
+
+    def _hold_back(self, count: int, now: float) -> None:
+        self._free_at = max(self._free_at, now) + count / self._limits.max_bytes_per_sec
+        if self._free_at - now > LEAD_SECS:
+            self._pause(self._free_at - now)
+
+    def check_deadline(self) -> None:
+        """Look at the whole time.
+
+        Raises:
+            RemoteError: DOWNLOAD_TOO_SLOW.
+        """
+        if self._monotonic() - self._began > self._limits.deadline_secs:
+            raise too_slow(f"the download took over {self._limits.deadline_secs:.0f} s")
+
+
+def too_slow(message: str) -> RemoteError:
+    """Return the error for a download that isn't worth waiting for."""
+    return RemoteError(
+        ErrorCode.DOWNLOAD_TOO_SLOW,
+        message,
+        hint="Look at the network and the server, or at the limits in the settings' [download].",
+        retry=Retry.OTHER_SOURCE,
+    )

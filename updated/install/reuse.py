@@ -1,0 +1,160 @@
+"""Finds chunks of a new image among the blocks that the host has already: in the running slot and in the target.
+
+The index gives 5 bytes of hash for each block of the new image. They are put in a table, every block of a seed is
+hashed and looked up, and a chunk of which all blocks were found can be put together from them. Memory: 5.6 bytes a
+block for the table and 4 for the places, beside the 6 of the index itself.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from updated.install.operations import Readable
+from updated.payload.index import HASH_BYTES, Index, block_hash, chunk_digest
+from updated.payload.manifest import Operation, blocks
+
+PIECE = 1024 * 1024  # bytes of a seed that are read at once
+ROOM = 1.4  # table entries for each block: fuller is slower, emptier is larger
+MISSING, ZERO = 0, 0xFFFFFFFF  # places; up to ALIAS one is a block of a seed
+ALIAS = 0x80000000  # from here on: the same as the block with that number, counted from here
+SEEDS = 2  # they are interleaved in the numbers of places: running slot, target
+
+
+class Seed(Readable, Protocol):
+    """Something to find blocks in; `size` in bytes."""
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes it has."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring bytes of a seed; no seed: zeros."""
+
+    seed: Seed | None
+    offset: int
+    length: int
+
+    def read(self) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            LocalError: READ_BACK.
+        """
+        return bytes(self.length) if self.seed is None else self.seed.read(self.offset, self.length)
+
+
+class Finder:
+    """Looks blocks up; ask it for a chunk's runs when all seeds were scanned."""
+
+    def __init__(self, index: Index, operations: Sequence[Operation], block_size: int) -> None:
+        """Build the table.
+
+        Args:
+            index: of the new image.
+            operations: its chunks, in the index's order.
+            block_size: in bytes.
+        """
+        self._index, self.operations, self._block_size = index, operations, block_size
+        self._seeds: list[Seed] = []
+        self._places = array("I", bytes(4 * index.blocks))
+        self._slots = int(index.blocks * ROOM) + 1
+        self._table = array("I", bytes(4 * self._slots))
+        self._in_place = bytearray(index.chunks)
+        self._fill_table()
+
+    def _fill_table(self) -> None:
+        hashes, table, slots = self._index.hashes, self._table, self._slots
+        zero = block_hash(bytes(self._block_size))
+        for number in range(self._index.blocks):
+            key = bytes(hashes[number * HASH_BYTES : (number + 1) * HASH_BYTES])
+            if key == zero:
+                self._places[number] = ZERO
+                continue
+            slot = int.from_bytes(key, "little") % slots
+            while (other := table[slot]) and hashes[(other - 1) * HASH_BYTES : other * HASH_BYTES] != key:
+                slot = (slot + 1) % slots
+            if other:
+                self._places[number] = ALIAS + other - 1
+            else:
+                table[slot] = number + 1
+
+    def keep(self, target: Seed, *, going_on: Callable[[], None]) -> None:
+        """Find the chunks that the target holds in their place already (from an install that was interrupted)."""
+        for number, op in enumerate(self.operations):
+            going_on()
+            pieces = [
+                target.read(extent.start_block * self._block_size, extent.num_blocks * self._block_size)
+                for extent in op.dst_extents
+            ]
+            self._in_place[number] = chunk_digest(*pieces) == self._index.digest(number)
+
+    def scan(self, seed: Seed, *, going_on: Callable[[], None]) -> None:
+        """Hash every block of a seed and note those that are wanted; `going_on` is called at each piece."""
+        place = 1 + len(self._seeds)
+        self._seeds.append(seed)
+        size = self._block_size
+        for at in range(0, seed.size - size + 1, PIECE):
+            going_on()
+            view = memoryview(seed.read(at, min(PIECE, seed.size - at)))
+            for begin in range(0, len(view) - size + 1, size):
+                number = self._look_up(block_hash(view[begin : begin + size]))
+                if number and not self._places[number - 1]:
+                    self._places[number - 1] = place
+                place += SEEDS
+
+    def _look_up(self, key: bytes) -> int:
+        """Return the number, from 1, of the first wanted block with this hash, or 0."""
+        hashes, table = self._index.hashes, self._table
+        slot = int.from_bytes(key, "little") % self._slots
+        while number := table[slot]:
+            if hashes[(number - 1) * HASH_BYTES : number * HASH_BYTES] == key:
+                return number
+            slot = (slot + 1) % self._slots
+        return 0
+
+    def chunks(self) -> Iterator[tuple[Operation, bytes, tuple[Run, ...] | None]]:
+        """Yield each chunk's operation and digest, with what to put it together from.
+
+        No runs: it is in its place. None: it must be fetched.
+        """
+        self._table = array("I")  # no more seeds from here on
+        first = 0
+        for number, op in enumerate(self.operations):
+            count = blocks(op.dst_extents)
+            digest = self._index.digest(number)
+            if self._in_place[number]:
+                yield op, digest, ()
+            else:
+                places = [self._place(at) for at in range(first, first + count)]
+                yield op, digest, tuple(self._runs(places)) if self._usable(op, places) else None
+            first += count
+
+    def _place(self, number: int) -> int:
+        place = self._places[number]
+        return place if place < ALIAS or place == ZERO else self._places[place - ALIAS]
+
+    def _usable(self, op: Operation, places: Sequence[int]) -> bool:
+        """Tell whether every block is there, and will be when it is its turn: chunks are written front to back."""
+        if MISSING in places:
+            return False
+        written = max(extent.start_block + extent.num_blocks for extent in op.dst_extents)
+        of_target = ((place - 1) // SEEDS for place in places if place != ZERO and place % SEEDS == 0)
+        return all(block >= written for block in of_target)
+
+    def _runs(self, places: Sequence[int]) -> Iterator[Run]:
+        size, begin = self._block_size, 0
+        for end in range(1, len(places) + 1):
+            step = 0 if places[begin] == ZERO else SEEDS
+            if end < len(places) and places[end] == places[begin] + (end - begin) * step:
+                continue
+            seed, block = (places[begin] - 1) % SEEDS, (places[begin] - 1) // SEEDS
+            zero = places[begin] == ZERO
+            length = (end - begin) * size
+            yield Run(None, 0, length) if zero else Run(self._seeds[seed], block * size, length)
+            begin = end
