@@ -10,7 +10,8 @@ Why that is safe, however late the host acts on what it saw: taking and going do
 requires the same ticket and the same settings (mod revisions). New tickets queue up behind, so those ahead only get
 fewer; and a ticket behind that took a slot in between had counted this one as ahead of it. Hence the last in rank
 of all who took under one `max` has counted everybody who can be down beside it. The second rule is for a `max` that is
-lowered between the two writes: who holds and isn't down yet stays up until enough came back, first come first.
+lowered between the two writes: who holds and isn't down yet stays up until enough came back, first come first. A host
+that rolled back counts the others too before its next attempt, while to them it counts as down.
 
 What a store returns is treated as hostile: every document is checked, and a ticket that can't be read counts as a
 held slot, since it may be one.
@@ -148,7 +149,7 @@ def may_go_down(group: Group, ticket: Ticket) -> bool:
     phase = ticket.claim.phase
     if group.settings.pause is not None or phase in (Phase.WAITING, Phase.MANUAL, Phase.DAMAGED):
         return False
-    if phase is not Phase.HELD:
+    if phase is Phase.REBOOTING:
         return True
     counted = sum(
         other.machine_id != ticket.machine_id

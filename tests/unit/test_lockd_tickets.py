@@ -89,6 +89,8 @@ R = Phase.REBOOTING
         (1, [H, Phase.DAMAGED], []),
         (1, [W, H], ["m1"]),
         (1, [Phase.ROLLED_BACK, H], ["m0"]),
+        (1, [Phase.ROLLED_BACK, R], ["m1"]),
+        (2, [Phase.ROLLED_BACK, R], ["m0", "m1"]),
         (1, [Phase.MANUAL], []),
     ],
 )
