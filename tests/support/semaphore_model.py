@@ -1,50 +1,39 @@
-"""Every interleaving of a few hosts on one semaphore, with lost, late and repeated writes; the rules are the product's.
+"""The reboot tickets as a world to search: hosts, a store, and everything that can go wrong between them.
 
-A state is what the store has and what each host does. Hosts look and write in separate moves, a write may stay in
-transit and arrive much later, or arrive while its sender thinks that it failed. Revisions are renumbered in order after
-each move, since only their order and equality matter: that makes the number of states finite.
+The rules are the product's (`lockd.tickets`). What is modelled is what surrounds them: each step of a host reads, then
+sends one conditional write, which arrives at once, or after any time, or never, or twice, while its sender may look and
+send again, crash, or go on with something else. A stale read is such a write too: it was decided on what once was.
+
+A write demands revisions that never come back once they changed. So one that no longer fits does nothing forever, and
+is left out: of each kind, a host has at most one write under way that can still do something. For the same reason only
+the order of the tickets needs to be kept, and hosts without a ticket differ by nothing but what they do.
+
+A state is a string: max, pause, the hosts with tickets in the order of the queue, a bar, the others, sorted. A host is
+one character: where it is, the phase of its ticket, and a bit for each kind of write under way.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cache
 
-from lockd.tickets import Claim, Group, GroupSettings, Phase, Ticket, may_go_down, may_take
+from lockd.tickets import Claim, Group, GroupSettings, Pause, Phase, Ticket, may_go_down, may_take
+from tests.support.model_search import Found, Move, Search
 
 Rule = Callable[[Group, Ticket], bool]
 
-
-@dataclass(frozen=True, slots=True)
-class Slip:
-    """A ticket in the store."""
-
-    host: int
-    created: int
-    changed: int
-    phase: Phase  # waiting, held, rebooting
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """A conditional write on its way: what it makes of the ticket, and what it demands of ticket and settings."""
-
-    kind: str  # take, commit (and go down), undo, release
-    host: int
-    changed: int  # the ticket's mod revision that was seen
-    settings: int  # the settings' mod revision that was seen; 0 where it doesn't matter
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """The store, and where each host is: idle, want, down, up (healthy again), ill (rolled back)."""
-
-    limit: int
-    settings: int
-    slips: tuple[Slip, ...]
-    at: tuple[str, ...]
-    transit: tuple[Write, ...]
+# off: crashed; up: healthy again; ill: rolled back; sick: likewise, but after a crash, so that no lock was asked before
+PLACES = ("idle", "want", "off", "down", "up", "ill", "sick")
+IDLE, WANT, OFF, DOWN, UP, ILL, SICK = range(7)
+PHASES = (Phase.WAITING, Phase.HELD, Phase.REBOOTING, Phase.ROLLED_BACK)
+NONE, WAITING, HELD, REBOOTING, ROLLED = range(5)
+WRITES = ("queue", "take", "commit", "undo", "release", "mark")
+QUEUE, TAKE, COMMIT, UNDO, RELEASE, MARK = (1 << bit for bit in range(6))
+BECOMES = {TAKE: HELD, COMMIT: REBOOTING, UNDO: HELD, MARK: ROLLED}  # what a write makes of its ticket's phase
+NEED_SETTINGS = TAKE | COMMIT  # these demand the settings that were seen, the others the ticket only
+BAR = "|"
+BASE = 0x1000  # out of the way of the bar
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,196 +42,285 @@ class Bounds:
 
     hosts: int
     limits: tuple[int, ...]  # the first one at the start; set-max moves among them
-    in_transit: int = 1
+    in_transit: int = 99  # writes under way at once
     leases_on_holders: bool = False  # the design of a lock with a lease, to see that the search finds its fault
+    crashes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a search saw; a trace leads to a state in which more are down than may be."""
+class Host:
+    """One host as its character says."""
 
-    states: int
-    unsafe: tuple[str, ...] | None
-    stuck: int
+    place: int
+    phase: int = NONE
+    writes: int = 0
+
+    @property
+    def char(self) -> str:
+        """Return its character."""
+        return chr(BASE + (self.writes << 6 | self.phase << 3 | self.place))
+
+    def put(self, place: int | None = None, phase: int | None = None) -> Host:
+        """Return it elsewhere, or with a changed ticket, which no write but a new one fits any more."""
+        writes = self.writes if phase is None else self.writes & QUEUE
+        return Host(self.place if place is None else place, self.phase if phase is None else phase, writes)
+
+    def sent(self, write: int) -> Host:
+        """Return it with a write under way."""
+        return Host(self.place, self.phase, self.writes | write)
+
+    def lost(self, write: int) -> Host:
+        """Return it without that write."""
+        return Host(self.place, self.phase, self.writes & ~write)
+
+
+@cache
+def host_of(char: str) -> Host:
+    """Read a host's character."""
+    bits = ord(char) - BASE
+    return Host(bits & 7, bits >> 3 & 7, bits >> 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What may happen to one host; `needs` names the rule that has to allow it."""
+
+    name: str
+    after: Host
+    helps: bool = False
+    asked: bool = True
+    needs: int = 0  # TAKE, COMMIT or nothing
+
+
+class Tickets:
+    """The design of `lockd`."""
+
+    def __init__(self, bounds: Bounds, take: Rule = may_take, go: Rule = may_go_down) -> None:
+        self._bounds = bounds
+        self._rules = {TAKE: take, COMMIT: go}
+        self._verdicts: dict[tuple[int, str], tuple[bool, ...]] = {}
+        self._steps: dict[str, tuple[tuple[str, str, bool, bool, int, bool], ...]] = {}
+        self._settled: dict[str, str] = {}
+
+    def start(self) -> str:
+        """Return a group in which nobody wants anything."""
+        return f"{self._bounds.limits[0]}-{BAR}{Host(IDLE).char * self._bounds.hosts}"
+
+    def gone(self, state: str) -> int:
+        """Count those that are down or ill, and those who wrote that they go."""
+        return sum(map(_is_gone, state[2:]))
+
+    def limit(self, state: str) -> int:
+        """Return max."""
+        return int(state[0])
+
+    def at_rest(self, state: str) -> bool:
+        """Nobody has a ticket, nobody does anything, the group isn't paused."""
+        return state[1:3] == f"-{BAR}" and all(host_of(char).place == IDLE for char in state[3:])
+
+    def moves(self, state: str) -> Iterator[Move]:
+        """Yield what each host may do, then what an operator may."""
+        bar = state.index(BAR)
+        queue, loose = state[2:bar], state[bar + 1 :]
+        under_way = sum(map(_writes_of, state[2:]))
+        for place, char in enumerate(queue):
+            yield from self._host_moves(state[:2], (queue[:place], queue[place + 1 :], loose), char, under_way)
+        for place, char in enumerate(loose):
+            if char != loose[place - 1 : place]:  # of those who are alike, one will do
+                rest = loose[:place] + loose[place + 1 :]
+                yield from self._host_moves(state[:2], (queue, "", rest), char, under_way)
+        yield from self._operator_moves(state)
+
+    def show(self, state: str) -> str:
+        """Write max, pause and each host, the queue first."""
+        bar = state.index(BAR)
+        hosts = [_show(host_of(char)) for char in state[2:bar] + state[bar + 1 :]]
+        return f"max {state[0]}{' paused' if state[1] == 'P' else ''}: {'; '.join(hosts)}"
+
+    # ---- hosts
+
+    def _host_moves(self, head: str, around: tuple[str, str, str], char: str, under_way: int) -> Iterator[Move]:
+        before, behind, loose = around
+        for name, after, helps, asked, needs, sends in self._steps_of(char):
+            if sends and under_way >= self._bounds.in_transit:
+                continue
+            if needs and not self._allowed(needs, head + before + char + behind, len(before)):
+                continue
+            if name == "pauses the group":
+                if head[1] == "-":
+                    yield Move(name, self._new_settings(head[0] + "P", before + char + behind, loose), True)
+            elif _has_ticket(after):
+                place = before + after + behind if _has_ticket(char) else before + behind + after
+                yield Move(name, f"{head}{place}{BAR}{loose}", helps, asked)
+            else:
+                yield Move(name, f"{head}{before}{behind}{BAR}{''.join(sorted(loose + after))}", helps, asked)
+
+    def _steps_of(self, char: str) -> tuple[tuple[str, str, bool, bool, int, bool], ...]:
+        found = self._steps.get(char)
+        if found is None:
+            host = host_of(char)
+            steps = [*_arrivals(host), *_own_steps(host), *self._accidents(host)]
+            found = self._steps[char] = tuple(
+                (step.name, step.after.char, step.helps, step.asked, step.needs, _COUNT[step.after.char] > _COUNT[char])
+                for step in steps
+            )
+        return found
+
+    def _accidents(self, host: Host) -> Iterator[Step]:
+        if host.phase == WAITING or (host.phase != NONE and self._bounds.leases_on_holders):
+            yield Step("its lease ends", host.put(phase=NONE), helps=True)
+        if host.place == WANT and self._bounds.crashes:
+            yield Step("crashes", host.put(OFF), asked=False)
+
+    def _allowed(self, rule: int, queue: str, place: int) -> bool:
+        key = rule, queue.translate(_ONLY_PHASES)
+        verdicts = self._verdicts.get(key)
+        if verdicts is None:
+            group = _group(key[1])
+            verdicts = self._verdicts[key] = tuple(self._rules[rule](group, ticket) for ticket in group.tickets)
+        return verdicts[place]
+
+    # ---- operators
+
+    def _operator_moves(self, state: str) -> Iterator[Move]:
+        bar = state.index(BAR)
+        queue, loose = state[2:bar], state[bar + 1 :]
+        if state[1] == "P":
+            yield Move("resume", self._new_settings(state[0] + "-", queue, loose), True)
+        for limit in self._bounds.limits:
+            if limit != int(state[0]):
+                yield Move(f"set-max {limit}", self._new_settings(f"{limit}{state[1]}", queue, loose), False, False)
+
+    @staticmethod
+    def _new_settings(head: str, queue: str, loose: str) -> str:
+        return f"{head}{queue.translate(_WITHOUT_SETTINGS)}{BAR}{loose}"
 
 
 def search(bounds: Bounds, take: Rule = may_take, go: Rule = may_go_down) -> Found:
-    """Visit every state; count those from which all hosts can't become idle with an empty queue again."""
-    start = World(bounds.limits[0], 1, (), ("idle",) * bounds.hosts, ())
-    seen: dict[World, tuple[World, str] | None] = {start: None}
-    before: dict[World, list[World]] = {start: []}
-    queue = deque([start])
-    while queue:
-        world = queue.popleft()
-        for name, after in _moves(world, bounds, take, go):
-            if _too_many_down(world, after):
-                return Found(len(seen), (*_trace(seen, world), name), 0)
-            if after not in seen:
-                seen[after] = (world, name)
-                before[after] = []
-                queue.append(after)
-            before[after].append(world)
-    return Found(len(seen), None, len(seen) - _can_rest(before))
+    """Visit every state of the design of `lockd`."""
+    return Search(Tickets(bounds, take, go)).run()
 
 
-def _can_rest(before: dict[World, list[World]]) -> int:
-    resting = {world for world in before if not world.slips and set(world.at) == {"idle"}}
-    queue = deque(resting)
-    while queue:
-        for earlier in before[queue.popleft()]:
-            if earlier not in resting:
-                resting.add(earlier)
-                queue.append(earlier)
-    return len(resting)
+# ---- what one host may do
 
 
-def _trace(seen: dict[World, tuple[World, str] | None], world: World) -> list[str]:
-    names: list[str] = []
-    while (step := seen[world]) is not None:
-        world, name = step
-        names.insert(0, name)
-    return names
-
-
-def _too_many_down(world: World, after: World) -> bool:
-    """More may be down than are allowed to, and this move made it so (not set-max, which sends nobody home)."""
-    return len(_gone(after)) > max(after.limit, len(_gone(world)))
-
-
-def _gone(world: World) -> set[int]:
-    """Return the hosts that are down, or may be at any moment since they wrote that they go."""
-    down = {host for host, place in enumerate(world.at) if place in ("down", "ill")}
-    return down | {slip.host for slip in world.slips if slip.phase is Phase.REBOOTING}
-
-
-# ---- the store
-
-
-def _group(world: World) -> Group:
-    tickets = [Ticket(Claim(f"m{slip.host}", slip.phase, ""), slip.created, slip.changed) for slip in world.slips]
-    return Group(
-        GroupSettings(world.limit, None, world.settings), tuple(sorted(tickets, key=lambda t: t.create_revision))
-    )
-
-
-def _slip(world: World, host: int) -> Slip | None:
-    return next((slip for slip in world.slips if slip.host == host), None)
-
-
-BECOMES = {"take": Phase.HELD, "commit": Phase.REBOOTING, "undo": Phase.HELD}
-
-
-def _apply(world: World, write: Write) -> World:
-    """Let a write arrive: it happens if what it demands still holds."""
-    slip = _slip(world, write.host)
-    if slip is None or slip.changed != write.changed or write.settings not in (0, world.settings):
-        return world
-    others = tuple(other for other in world.slips if other is not slip)
-    if write.kind == "release":
-        return replace(world, slips=others)
-    return replace(world, slips=(*others, replace(slip, phase=BECOMES[write.kind], changed=_next(world))))
-
-
-def _next(world: World) -> int:
-    numbers = [world.settings, *(slip.changed for slip in world.slips), *(write.changed for write in world.transit)]
-    return max(*numbers, *(write.settings for write in world.transit), 0) + 1
-
-
-def _renumbered(world: World) -> World:
-    numbers = {0, world.settings}
-    for slip in world.slips:
-        numbers |= {slip.created, slip.changed}
-    for write in world.transit:
-        numbers |= {write.changed, write.settings}
-    new = {number: place for place, number in enumerate(sorted(numbers))}
-    slips = [replace(slip, created=new[slip.created], changed=new[slip.changed]) for slip in world.slips]
-    transit = [replace(write, changed=new[write.changed], settings=new[write.settings]) for write in world.transit]
-    return replace(
-        world,
-        settings=new[world.settings],
-        slips=tuple(sorted(slips, key=lambda slip: slip.host)),
-        transit=tuple(sorted(transit, key=lambda write: (write.kind, write.host, write.changed, write.settings))),
-    )
-
-
-# ---- the moves
-
-
-def _moves(world: World, bounds: Bounds, take: Rule, go: Rule) -> Iterator[tuple[str, World]]:
-    moves = [*_transit_moves(world), *_operator_moves(world, bounds)]
-    for host in range(bounds.hosts):
-        slip = _slip(world, host)
-        if world.at[host] == "want":
-            moves += _want_moves(world, host, slip, bounds, take, go)
+def _arrivals(host: Host) -> Iterator[Step]:
+    """A write that is under way arrives, or never does; one that queues up may arrive once more later."""
+    for bit, name in enumerate(WRITES):
+        write = 1 << bit
+        if not host.writes & write:
+            continue
+        if write == QUEUE:
+            if host.phase == NONE:
+                yield Step("queue arrives", host.lost(QUEUE).put(phase=WAITING))
+                yield Step("queue arrives, and will again", host.put(phase=WAITING))
         else:
-            moves += _other_moves(world, host, slip, bounds)
-        if slip is not None and (slip.phase is Phase.WAITING or bounds.leases_on_holders):
-            moves.append((f"lease ends {host}", replace(world, slips=_without(world, slip))))
-    for name, after in moves:
-        yield name, _renumbered(after)
+            yield Step(f"{name} arrives", host.put(phase=BECOMES.get(write, NONE)))
+        yield Step(f"{name} vanishes", host.lost(write), helps=True)
 
 
-def _transit_moves(world: World) -> Iterator[tuple[str, World]]:
-    for place, write in enumerate(world.transit):
-        rest = replace(world, transit=world.transit[:place] + world.transit[place + 1 :])
-        yield f"arrives {write.kind} {write.host}", _apply(rest, write)
-        yield f"vanishes {write.kind} {write.host}", rest
+def _own_steps(host: Host) -> Iterator[Step]:
+    match host.place:
+        case 0:  # idle
+            yield Step("wants to reboot", host.put(WANT))
+        case 1:
+            yield from _steps_towards_the_reboot(host)
+        case 2:  # off
+            yield Step("comes back", host.put(UP), helps=True)
+            if host.phase in (HELD, REBOOTING):
+                yield Step("comes back ill from a crash", host.put(SICK))
+        case 3:  # down
+            yield Step("comes back", host.put(UP), helps=True)
+            yield Step("comes back ill", host.put(ILL))
+        case 4:
+            yield from _steps_when_healthy(host)
+        case _:
+            yield from _steps_when_ill(host)
+    if host.phase != NONE and host.place in (IDLE, WANT, UP):
+        yield Step("is unlocked by force while it is up", host.put(phase=NONE))
 
 
-def _operator_moves(world: World, bounds: Bounds) -> Iterator[tuple[str, World]]:
-    for limit in bounds.limits:
-        if limit != world.limit:
-            yield f"set-max {limit}", replace(world, limit=limit, settings=_next(world))
-
-
-def _other_moves(world: World, host: int, slip: Slip | None, bounds: Bounds) -> Iterator[tuple[str, World]]:
-    place = world.at[host]
-    if place == "idle":
-        yield f"wants {host}", _move(world, host, "want")
-    elif place == "down":
-        yield f"comes back {host}", _move(world, host, "up")
-        yield f"comes back ill {host}", _move(world, host, "ill")
-    elif place == "ill":
-        slips = world.slips if slip is None else _without(world, slip)
-        yield f"is repaired and unlocked by force {host}", replace(_move(world, host, "idle"), slips=slips)
-    elif slip is None:
-        yield f"is done {host}", _move(world, host, "idle")
+def _steps_towards_the_reboot(host: Host) -> Iterator[Step]:
+    if host.phase == NONE:
+        yield Step("queues up", host.put(phase=WAITING))
+        yield Step("sends queue", host.sent(QUEUE))
+        yield Step("wants no more", host.put(IDLE), helps=True)
+        return
+    if host.phase == WAITING:
+        yield Step("takes the slot", host.put(phase=HELD), helps=True, needs=TAKE)
+        yield Step("sends take", host.sent(TAKE), needs=TAKE)
     else:
-        yield from _send(world, Write("release", host, slip.changed, 0), bounds)
+        yield from _steps_down(host)
+    if host.phase == REBOOTING:  # the reboot was refused
+        yield Step("takes it back", host.put(phase=HELD))
+        yield Step("sends undo", host.sent(UNDO))
+    yield from _steps_of_release(host)
 
 
-def _want_moves(
-    world: World, host: int, slip: Slip | None, bounds: Bounds, take: Rule, go: Rule
-) -> Iterator[tuple[str, World]]:
-    if slip is None:
-        made = Slip(host, _next(world), _next(world), Phase.WAITING)
-        yield f"queues {host}", replace(world, slips=(*world.slips, made))
+def _steps_down(host: Host) -> Iterator[Step]:
+    yield Step("goes down", host.put(DOWN, REBOOTING), helps=True, needs=COMMIT)
+    yield Step("commits, and hears nothing of it", host.put(phase=REBOOTING), needs=COMMIT)
+    yield Step("sends commit", host.sent(COMMIT), needs=COMMIT)
+
+
+def _steps_when_healthy(host: Host) -> Iterator[Step]:
+    if host.phase == NONE:
+        yield Step("is done", host.put(IDLE), helps=True)
+    elif host.phase == WAITING:
+        yield Step("wants to reboot", host.put(WANT))
+    else:
+        yield from _steps_of_release(host)
+
+
+def _steps_when_ill(host: Host) -> Iterator[Step]:
+    yield Step("is repaired, and unlocked by force", host.put(IDLE, NONE), helps=True)
+    if host.phase == NONE:
         return
-    group = _group(world)
-    ticket = next(found for found in group.tickets if found.create_revision == slip.created)
-    if slip.phase is Phase.WAITING:
-        if take(group, ticket):
-            yield from _send(world, Write("take", host, slip.changed, world.settings), bounds)
-        return
-    yield from _send(world, Write("release", host, slip.changed, 0), bounds)  # the window closed: it gives up
-    if slip.phase is Phase.REBOOTING:
-        yield from _send(world, Write("undo", host, slip.changed, 0), bounds)  # the reboot was refused
-    if go(group, ticket):
-        commit = Write("commit", host, slip.changed, world.settings)
-        yield f"goes down {host}", _move(_apply(world, commit), host, "down")
-        yield from _send(world, commit, bounds)  # the answer is lost, and so it stays up and looks again
+    yield Step("pauses the group", host)
+    if host.phase in (HELD, REBOOTING):
+        yield Step("says that it rolled back", host.put(phase=ROLLED))
+        yield Step("sends mark", host.sent(MARK))
+    if host.phase in (REBOOTING, ROLLED):
+        yield from _steps_down(host)  # a newer release is there, and nobody paused
 
 
-def _send(world: World, write: Write, bounds: Bounds) -> Iterator[tuple[str, World]]:
-    """A write arrives at once, or is on its way for any time (its sender may look and write again meanwhile)."""
-    yield f"{write.kind} {write.host}", _apply(world, write)
-    if len(world.transit) < bounds.in_transit and write not in world.transit:
-        yield f"sends {write.kind} {write.host}", replace(world, transit=(*world.transit, write))
+def _steps_of_release(host: Host) -> Iterator[Step]:
+    yield Step("gives back", host.put(phase=NONE), helps=True)
+    yield Step("sends release", host.sent(RELEASE))
 
 
-def _without(world: World, slip: Slip) -> tuple[Slip, ...]:
-    return tuple(other for other in world.slips if other is not slip)
+# ---- characters
 
 
-def _move(world: World, host: int, place: str) -> World:
-    return replace(world, at=(*world.at[:host], place, *world.at[host + 1 :]))
+def _every_host() -> Iterator[Host]:
+    for place in range(len(PLACES)):
+        for phase in range(len(PHASES) + 1):
+            for writes in range(1 << len(WRITES)):
+                yield Host(place, phase, writes)
+
+
+_ALL = tuple(_every_host())
+_GONE = {host.char for host in _ALL if host.place in (DOWN, ILL) or host.phase == REBOOTING}
+_TICKET = {host.char for host in _ALL if host.phase != NONE}
+_ONLY_PHASES = {ord(host.char): Host(IDLE, host.phase).char for host in _ALL}
+_WITHOUT_SETTINGS = {ord(host.char): Host(host.place, host.phase, host.writes & ~NEED_SETTINGS).char for host in _ALL}
+_COUNT = {host.char: host.writes.bit_count() for host in _ALL} | {BAR: 0}
+
+_is_gone = _GONE.__contains__
+_has_ticket = _TICKET.__contains__
+_writes_of = _COUNT.__getitem__
+
+
+def _group(state: str) -> Group:
+    tickets = [
+        Ticket(Claim(f"m{place}", PHASES[host_of(char).phase - 1], f"boot-{place}"), place + 1, place + 1, lease=0)
+        for place, char in enumerate(state[2:])
+    ]
+    pause = Pause("somebody", "why", "then") if state[1] == "P" else None
+    return Group(GroupSettings(int(state[0]), pause, 1), tuple(tickets), len(tickets) + 1)
+
+
+def _show(host: Host) -> str:
+    phase = "" if host.phase == NONE else f" {PHASES[host.phase - 1].value}"
+    writes = [name for bit, name in enumerate(WRITES) if host.writes >> bit & 1]
+    return f"{PLACES[host.place]}{phase}{' sends ' + ', '.join(writes) if writes else ''}"
