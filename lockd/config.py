@@ -14,6 +14,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from lockd.errors import ErrorCode, LocalError
+from lockd.fleetlock_settings import FleetLockSettings, check_fleetlock
 from lockd.gates import STRATEGIES
 from lockd.tickets import NAME
 from lockd.windows import Window, check_duration, parse_start, parse_weekday
@@ -77,6 +78,7 @@ class Settings:
     reboot_retry_secs: float = 600.0
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
     local: LocalSettings = field(default_factory=LocalSettings)
+    fleetlock: FleetLockSettings = field(default_factory=FleetLockSettings)
     window: tuple[WindowSettings, ...] = ()
 
 
@@ -154,8 +156,6 @@ def _put_environment(layers: Layers, environ: Mapping[str, str]) -> None:
 
 
 def _check(settings: Settings) -> None:
-    if settings.strategy == "fleetlock":
-        raise _bad("strategy fleetlock isn't there yet; off, reboot, local and etcd are")
     if settings.strategy not in STRATEGIES:
         raise _bad(f"strategy must be one of {', '.join(STRATEGIES)}, not {settings.strategy!r}")
     if not NAME.fullmatch(settings.group):
@@ -164,6 +164,8 @@ def _check(settings: Settings) -> None:
         raise _bad(f"machine_id {settings.machine_id!r} isn't 1 to 64 letters, digits, dots, dashes or underscores")
     if settings.strategy == "etcd":
         _check_etcd(settings.etcd)
+    if settings.strategy == "fleetlock":
+        _check_fleetlock(settings)
 
 
 def _check_etcd(etcd: EtcdSettings) -> None:
@@ -178,6 +180,13 @@ def _check_etcd(etcd: EtcdSettings) -> None:
         raise _bad("etcd.lease_ttl_secs must be 10 or more, and etcd.request_timeout_secs above 0")
     if bool(etcd.cert_file) != bool(etcd.key_file):
         raise _bad("etcd.cert_file and etcd.key_file go together; ca_file goes alone")
+
+
+def _check_fleetlock(settings: Settings) -> None:
+    try:
+        check_fleetlock(settings.fleetlock, settings.group)
+    except ValueError as error:
+        raise _bad(str(error)) from error
 
 
 def _window(settings: WindowSettings) -> Window:

@@ -36,6 +36,9 @@ class ErrorCode(IntEnum):
     REBOOT_FAILED = 40
     REBOOT_REFUSED = 41
 
+    FLEETLOCK_UNREACHABLE = 50
+    FLEETLOCK_REFUSED = 51
+
 
 class LockdError(OperatorError):
     """The root of everything that `lockd` raises on purpose."""

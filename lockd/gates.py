@@ -13,7 +13,7 @@ from enum import Enum
 from lockd.windows import Outlook, secs_left
 
 STRATEGIES = ("off", "reboot", "local", "etcd", "fleetlock")
-WITH_TICKETS = ("local", "etcd")
+WITH_TICKETS = ("local", "etcd", "fleetlock")
 
 
 class State(Enum):

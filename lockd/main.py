@@ -34,7 +34,7 @@ def exit_code(error: OperatorError) -> cli.Exit:
     """Return the exit code that an error means to a script."""
     if isinstance(error, RefusedError):
         return cli.Exit.REFUSED
-    unreachable = (ErrorCode.UNREACHABLE, ErrorCode.ETCD_UNREACHABLE)
+    unreachable = (ErrorCode.UNREACHABLE, ErrorCode.ETCD_UNREACHABLE, ErrorCode.FLEETLOCK_UNREACHABLE)
     return cli.Exit.UNREACHABLE if error.code in unreachable else cli.Exit.FAILED
 
 

@@ -7,6 +7,10 @@ import socket
 from lockd.config import Settings, read_boot_id, read_machine_id, read_password
 from lockd.errors import ErrorCode, RefusedError
 from lockd.etcd import EtcdOptions, open_etcd
+from lockd.fleetlock_client import FleetLockOptions, open_fleetlock
+from lockd.fleetlock_codec import Params, check_base_url
+from lockd.fleetlock_settings import fleetlock_id, read_secret
+from lockd.fleetlock_store import FleetLockStore
 from lockd.semaphore import Identity, Semaphore
 from lockd.store import EtcdStore, Store
 from lockd.store_local import LocalStore
@@ -17,10 +21,12 @@ def make_store(settings: Settings) -> Store | None:
     """Return the store of the strategy, None for strategies without tickets.
 
     Raises:
-        LocalError: the TLS files or the password file can't be read.
+        LocalError: a TLS file or a file with a secret can't be read.
     """
     if settings.strategy == "local":
         return LocalStore(settings.local.lock_file or settings.state_dir / "tickets.json")
+    if settings.strategy == "fleetlock":
+        return _fleetlock_store(settings)
     if settings.strategy != "etcd":
         return None
     etcd = settings.etcd
@@ -34,6 +40,20 @@ def make_store(settings: Settings) -> Store | None:
         request_timeout_secs=etcd.request_timeout_secs,
     )
     return EtcdStore(open_etcd(options), prefix=etcd.prefix, group=settings.group, lease_ttl_secs=etcd.lease_ttl_secs)
+
+
+def _fleetlock_store(settings: Settings) -> FleetLockStore:
+    table, machine_id = settings.fleetlock, read_machine_id(settings)
+    options = FleetLockOptions(
+        base_url=check_base_url(table.base_url),
+        params=Params(fleetlock_id(table, machine_id), settings.group),
+        ca_file=table.ca_file,
+        cert_file=table.cert_file,
+        key_file=table.key_file,
+        token=read_secret(table.token_file),
+        request_timeout_secs=table.request_timeout_secs,
+    )
+    return FleetLockStore(settings.state_dir / "fleetlock.json", open_fleetlock(options), machine_id)
 
 
 def make_identity(settings: Settings) -> Identity:

@@ -53,7 +53,7 @@ def test_whole_policy_is_read(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ('strategy = "best-effort"', "best-effort"),
-        ('strategy = "fleetlock"', "isn't there yet"),
+        ('strategy = "fleetlock"', "needs fleetlock.base_url"),
         ('strategy = "etcd"', "needs etcd.endpoints"),
         ('strategy = "etcd"\netcd.endpoints = ["10.0.0.1:2379"]', "10.0.0.1:2379"),
         ('strategy = "etcd"\netcd.endpoints = ["http://h:1/v3"]', "no path"),
