@@ -72,6 +72,7 @@ install-files:
 	install -D -m 644 -t $(DESTDIR)/usr/lib/tmpfiles.d systemd/tmpfiles.d/*.conf
 	install -D -m 644 systemd/config/updated.toml $(DESTDIR)/usr/lib/updated/updated.toml
 	install -D -m 644 systemd/config/lockd.toml $(DESTDIR)/usr/lib/lockd/lockd.toml
+	install -D -m 644 systemd/config/lockd-fleetlock.toml $(DESTDIR)/usr/lib/lockd-fleetlock/lockd-fleetlock.toml
 	install -D -m 644 -t $(DESTDIR)/usr/share/man/man1 docs/man/*.1
 	install -D -m 644 -t $(DESTDIR)/usr/share/man/man8 docs/man/*.8
 

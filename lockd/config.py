@@ -163,12 +163,17 @@ def _check(settings: Settings) -> None:
     if settings.machine_id and not NAME.fullmatch(settings.machine_id):
         raise _bad(f"machine_id {settings.machine_id!r} isn't 1 to 64 letters, digits, dots, dashes or underscores")
     if settings.strategy == "etcd":
-        _check_etcd(settings.etcd)
+        check_etcd(settings.etcd)
     if settings.strategy == "fleetlock":
         _check_fleetlock(settings)
 
 
-def _check_etcd(etcd: EtcdSettings) -> None:
+def check_etcd(etcd: EtcdSettings) -> None:
+    """Check what a store in etcd needs.
+
+    Raises:
+        LocalError: CONFIG; something can't be.
+    """
     if not etcd.endpoints:
         raise _bad("strategy etcd needs etcd.endpoints, such as https://10.0.0.1:2379")
     for endpoint in etcd.endpoints:

@@ -63,20 +63,21 @@ def fleetlock_id(settings: FleetLockSettings, machine_id: str) -> str:
         ) from error
 
 
-def read_secret(path: Path | None) -> str:
-    """Return what a file with a secret holds, empty without a file.
+def read_tokens(path: Path | None) -> tuple[str, ...]:
+    """Return the lines of a file with secrets, none without a file.
 
     Raises:
-        LocalError: STATE; the file can't be read, or is empty.
+        LocalError: STATE; the file can't be read, or holds none.
     """
     if path is None:
-        return ""
+        return ()
     try:
-        secret = read_bounded(path, SECRET_LIMIT).decode("ascii").strip()
+        lines = read_bounded(path, SECRET_LIMIT).decode("ascii").splitlines()
     except (OSError, ValueError) as error:
         raise LocalError(
             ErrorCode.STATE, f"{path} can't be read: {error}", hint="Check the file and who may read it."
         ) from error
-    if not secret or not secret.isprintable():
-        raise LocalError(ErrorCode.STATE, f"{path} holds no secret", hint="Put one line of printable ASCII into it.")
-    return secret
+    tokens = tuple(line.strip() for line in lines if line.strip())
+    if not tokens or not all(token.isprintable() for token in tokens):
+        raise LocalError(ErrorCode.STATE, f"{path} holds no token", hint="Put a line of printable ASCII into it.")
+    return tokens

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 
-from lockd.config import Settings, read_boot_id, read_machine_id, read_password
+from lockd.config import EtcdSettings, Settings, read_boot_id, read_machine_id, read_password
 from lockd.errors import ErrorCode, RefusedError
-from lockd.etcd import EtcdOptions, open_etcd
+from lockd.etcd import EtcdClient, EtcdOptions, open_etcd
 from lockd.fleetlock_client import FleetLockOptions, open_fleetlock
 from lockd.fleetlock_codec import Params, check_base_url
-from lockd.fleetlock_settings import fleetlock_id, read_secret
+from lockd.fleetlock_settings import fleetlock_id, read_tokens
 from lockd.fleetlock_store import FleetLockStore
 from lockd.semaphore import Identity, Semaphore
 from lockd.store import EtcdStore, Store
@@ -30,6 +30,15 @@ def make_store(settings: Settings) -> Store | None:
     if settings.strategy != "etcd":
         return None
     etcd = settings.etcd
+    return EtcdStore(open_client(etcd), prefix=etcd.prefix, group=settings.group, lease_ttl_secs=etcd.lease_ttl_secs)
+
+
+def open_client(etcd: EtcdSettings) -> EtcdClient:
+    """Make a client of etcd; nothing is sent yet.
+
+    Raises:
+        LocalError: the TLS files or the password file can't be read.
+    """
     options = EtcdOptions(
         endpoints=etcd.endpoints,
         ca_file=etcd.ca_file,
@@ -39,7 +48,7 @@ def make_store(settings: Settings) -> Store | None:
         password=read_password(etcd),
         request_timeout_secs=etcd.request_timeout_secs,
     )
-    return EtcdStore(open_etcd(options), prefix=etcd.prefix, group=settings.group, lease_ttl_secs=etcd.lease_ttl_secs)
+    return open_etcd(options)
 
 
 def _fleetlock_store(settings: Settings) -> FleetLockStore:
@@ -50,7 +59,7 @@ def _fleetlock_store(settings: Settings) -> FleetLockStore:
         ca_file=table.ca_file,
         cert_file=table.cert_file,
         key_file=table.key_file,
-        token=read_secret(table.token_file),
+        token="".join(read_tokens(table.token_file)[:1]),
         request_timeout_secs=table.request_timeout_secs,
     )
     return FleetLockStore(settings.state_dir / "fleetlock.json", open_fleetlock(options), machine_id)

@@ -15,19 +15,24 @@ UNITS = sorted((ROOT / "systemd").glob("*.service"))
 INSTALLED = {
     "usr/lib/systemd/system/updated.service",
     "usr/lib/systemd/system/lockd.service",
+    "usr/lib/systemd/system/lockd-fleetlock.service",
     "usr/share/dbus-1/system.d/org.updated.Agent1.conf",
     "usr/share/dbus-1/system.d/org.lockd.Lockd1.conf",
     "usr/share/polkit-1/rules.d/50-lockd.rules",
     "usr/lib/sysusers.d/lockd.conf",
+    "usr/lib/sysusers.d/lockd-fleetlock.conf",
     "usr/lib/tmpfiles.d/updated.conf",
+    "usr/lib/tmpfiles.d/lockd-fleetlock.conf",
     "usr/lib/updated/updated.toml",
     "usr/lib/lockd/lockd.toml",
+    "usr/lib/lockd-fleetlock/lockd-fleetlock.toml",
     "usr/share/man/man1/update-ctl.1",
     "usr/share/man/man1/update-payload.1",
     "usr/share/man/man1/update-server.1",
     "usr/share/man/man1/lockctl.1",
     "usr/share/man/man8/updated.8",
     "usr/share/man/man8/lockd.8",
+    "usr/share/man/man8/lockd-fleetlock.8",
 }
 
 
@@ -49,8 +54,8 @@ def run(*argv: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_units_are_clean_to_systemd(tmp_path: Path) -> None:
-    """`systemd-analyze verify` finds nothing to say about either unit, once the programs they start exist."""
-    assert [unit.name for unit in UNITS] == ["lockd.service", "updated.service"]
+    """`systemd-analyze verify` finds nothing to say about any unit, once the programs they start exist."""
+    assert [unit.name for unit in UNITS] == ["lockd-fleetlock.service", "lockd.service", "updated.service"]
     for unit in UNITS:
         text = re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE)
         (tmp_path / unit.name).write_text(text)
@@ -95,12 +100,14 @@ def test_sysusers_and_tmpfiles_work_in_a_fresh_tree(tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("NOT TESTED HERE: systemd-sysusers and systemd-tmpfiles; they need root")
     (tmp_path / "etc").mkdir()
-    users = run("systemd-sysusers", f"--root={tmp_path}", ROOT / "systemd" / "sysusers.d" / "lockd.conf")
-    assert users.returncode == 0, users.stderr
-    assert re.search(r"^lockd:", (tmp_path / "etc" / "passwd").read_text(), re.MULTILINE)
-    folders = run("systemd-tmpfiles", "--create", f"--root={tmp_path}", ROOT / "systemd/tmpfiles.d/updated.conf")
-    assert folders.returncode == 0, folders.stderr
-    assert (tmp_path / "etc/lockd/conf.d").stat().st_mode & 0o777 == 0o750
+    for name in ("lockd", "lockd-fleetlock"):
+        users = run("systemd-sysusers", f"--root={tmp_path}", ROOT / "systemd" / "sysusers.d" / f"{name}.conf")
+        assert users.returncode == 0, users.stderr
+        assert re.search(rf"^{name}:", (tmp_path / "etc" / "passwd").read_text(), re.MULTILINE)
+    for name, folder in (("updated", "lockd"), ("lockd-fleetlock", "lockd-fleetlock")):
+        folders = run("systemd-tmpfiles", "--create", f"--root={tmp_path}", ROOT / f"systemd/tmpfiles.d/{name}.conf")
+        assert folders.returncode == 0, folders.stderr
+        assert (tmp_path / f"etc/{folder}/conf.d").stat().st_mode & 0o777 == 0o750
 
 
 def test_install_lays_out_a_host(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ def tool(name: str) -> list[str]:
         "update-server": "updated.server.main",
         "lockd": "lockd.main",
         "lockctl": "lockd.ctl.main",
+        "lockd-fleetlock": "lockd.fleetlock_main",
     }[name]
     return [sys.executable, "-m", module]
 

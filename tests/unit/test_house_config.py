@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 
 from lockd import config as lockd_config
+from lockd import fleetlock_config
 from updated import config as updated_config
 from updated.common.schema import fill, flatten
 from updated.common.settings import Layers
 
 CONFIG = Path(__file__).parents[2] / "systemd" / "config"
 SETTING = re.compile(r"^#(?P<key>[a-z_]+) =(?P<value>.*)$")
-DAEMONS: dict[str, type[Any]] = {"lockd.toml": lockd_config.Settings, "updated.toml": updated_config.Settings}
+DAEMONS: dict[str, type[Any]] = {
+    "lockd.toml": lockd_config.Settings,
+    "lockd-fleetlock.toml": fleetlock_config.ServerSettings,
+    "updated.toml": updated_config.Settings,
+}
 
 
 def uncomment(text: str) -> tuple[str, set[str]]:

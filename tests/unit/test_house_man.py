@@ -17,6 +17,7 @@ PAGES = {
     "update-server": ("update-server.1", "updated.server.main"),
     "lockd": ("lockd.8", "lockd.main"),
     "lockctl": ("lockctl.1", "lockd.ctl.main"),
+    "lockd-fleetlock": ("lockd-fleetlock.8", "lockd.fleetlock_main"),
 }
 
 
