@@ -56,6 +56,7 @@ class DownloadSettings:
     password: str = ""
     deadline_secs: float = 21600.0  # 6 hours
     min_bytes_per_sec: int = 1024
+    max_bytes_per_sec: int = 0  # 0: as fast as it comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,14 @@ class SlotSettings:
     labels: tuple[str, ...] = ("USR-A", "USR-B")
     tries: int = 3
     kernel_path: Path | None = None  # where a payload's kernel goes, `{slot}` is a or b
+
+
+@dataclass(frozen=True, slots=True)
+class PackageSettings:
+    """Where a release's further files go."""
+
+    dir: Path | None = None  # `{slot}` in it is a or b; none: a release with packages that are wanted is refused
+    wanted: tuple[str, ...] = ("*",)  # names as shell patterns
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,7 @@ class Settings:
     download: DownloadSettings = field(default_factory=DownloadSettings)
     trust: TrustSettings = field(default_factory=TrustSettings)
     slots: SlotSettings = field(default_factory=SlotSettings)
+    packages: PackageSettings = field(default_factory=PackageSettings)
     health: HealthSettings = field(default_factory=HealthSettings)
     host: HostSettings = field(default_factory=HostSettings)
     state_dir: Path = Path("/var/lib/updated")
@@ -163,6 +173,8 @@ def _check(settings: Settings) -> None:
         raise _bad(f"slots.labels must name two partitions, not {list(settings.slots.labels)}")
     if not 1 <= settings.slots.tries <= 15:  # noqa: PLR2004 - four bits of the GPT attributes
         raise _bad(f"slots.tries must be 1 to 15, not {settings.slots.tries}")
+    if settings.packages.dir is not None and "{slot}" not in str(settings.packages.dir):
+        raise _bad(f"packages.dir must have {{slot}} in it, for each slot has its own, not {settings.packages.dir}")
     if settings.health.interval_secs <= 0:
         raise _bad("health.interval_secs must be above 0")
     url = settings.server.url

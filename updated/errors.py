@@ -96,6 +96,7 @@ class ErrorCode(IntEnum):
     USAGE = 254
     CANCELLED = 255
     NO_SPACE = 256
+    NOTHING_TO_ROLL_BACK = 257
 
     HEALTH_FAILED = 260
 

@@ -104,7 +104,7 @@ async def _run(settings: Settings) -> int:
     notifier = notify.from_environment(os.environ)
     agent = Agent(Context(make_means(settings)), notifier)
     try:
-        bus = await bus_room.connect(settings.bus_address)
+        bus = await bus_room.connect(settings.bus_address, with_descriptors=True)
     except bus_room.BusError as error:
         raise LocalError(
             ErrorCode.UNREACHABLE, str(error), hint="Start dbus, or set bus_address / UPDATED_BUS_ADDRESS."

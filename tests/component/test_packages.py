@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import crau
+from tests.support.agent_bench import Bench
 from tests.support.processes import run_tool
 from tests.support.releases import PRODUCT, Workshop
+from updated.agent.download import Mirrors
+from updated.config import Settings
+from updated.errors import ErrorCode, LocalError, RefusedError, UpdateError
+from updated.install.fetch import FileSource, make_http
+from updated.install.packages import PackagePlan, StagedPackages, fetch_packages, select_packages
+from updated.payload import update_metadata_pb2 as pb
+from updated.payload.framing import Header
+from updated.payload.manifest import Package
+from updated.payload.parse import parse_manifest
+from updated.payload.trust import Keyring, load_keyring
+from updated.release.packages import PackageFile
+from updated.release.sign import keygen
 
 
 def tiny(folder: Path, name: str = "image", size: int = 5000) -> Path:
@@ -39,9 +55,9 @@ def test_build_signs_lists_and_copies_packages(tmp_path: Path, workshop: Worksho
     found = crau.check(payload.read_bytes(), (workshop.keys / "public.pem").read_bytes())
     wanted = [("tools.raw", 70_000, sha256(plain.read_bytes()).digest(), "sysext")]
     wanted.append(("oem-test.gz", 1, sha256(oem.read_bytes()).digest(), "file"))
-    assert found.packages == wanted
+    assert [package for package in found.packages if package[3] != "index"] == wanted
     facts = json.loads((releases / f"{PRODUCT}-1.1.0.release.json").read_text())
-    assert [(entry["name"], entry["size"]) for entry in facts["packages"]] == [
+    assert [(entry["name"], entry["size"]) for entry in facts["packages"] if entry["kind"] != "index"] == [
         ("tools.raw", 70_000),
         ("oem-test.gz", 1),
     ]
@@ -80,3 +96,285 @@ def test_build_never_replaces_the_package_of_another_release(tmp_path: Path, wor
     package.write_bytes(b"another")
     assert build(tmp_path, workshop, "--package", package)[0] == 2
     assert (tmp_path / "releases/a.raw").read_bytes() == before
+
+
+HOSTILE = [
+    "../x",
+    "..",
+    ".",
+    "",
+    "/etc/x",
+    "a/b",
+    "a\\b",
+    "x\0",
+    "x\ny",
+    "%2e%2e",
+    "x?y",
+    "x#y",
+    "a..b",
+    ".x",
+    "\u202ex",
+    "x" * 300,
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_name_in_a_signed_manifest_is_refused(name: str) -> None:
+    """A manifest with a package whose name could lead elsewhere is refused as a whole, signed or not."""
+    manifest = pb.DeltaArchiveManifest(block_size=4096, product="p", channels=["c"], version="1", rollback_index=1)
+    part = manifest.partitions.add(partition_name="root")
+    part.new_partition_info.size, part.new_partition_info.hash = 4096, b"h" * 32
+    package = manifest.packages.add(name="good.raw", size=1, sha256=b"h" * 32)
+    raw = manifest.SerializeToString()
+    assert parse_manifest(raw, Header(2, len(raw))).packages[0].name == "good.raw"
+    package.name = name
+    raw = manifest.SerializeToString()
+    with pytest.raises(RefusedError) as caught:
+        parse_manifest(raw, Header(2, len(raw)))
+    assert caught.value.code is ErrorCode.MANIFEST_PARSE
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("https://h/a/b.payload", "https://h/a/p.raw"),
+        ("https://h:8/b.payload?x=/y/z#f", "https://h:8/p.raw"),
+        ("http://h", "http://h/p.raw"),
+    ],
+)
+def test_package_is_fetched_from_beside_the_payload(url: str, wanted: str) -> None:
+    """Only the last component of the payload's path is another."""
+    with make_http() as http:
+        source = Mirrors(Settings(), http, [url], None, 1, lambda _secs: None).sibling("p.raw", 1)
+    assert source._urls == [wanted]
+
+
+class Shelf:
+    """Files that packages are fetched from, a directory that they go to, and what a host does with them."""
+
+    def __init__(self, folder: Path, keyring: Keyring) -> None:
+        self.files, self.directory, self._keyring = folder / "files", folder / "slot-b", keyring
+        self.files.mkdir()
+
+    def add(self, name: str, content: bytes) -> Package:
+        (self.files / name).write_bytes(content)
+        return Package(name, len(content), sha256(content).digest(), "sysext")
+
+    def fetch(self, *packages: Package, **plan: Any) -> StagedPackages:
+        wanted = {"directory": self.directory, **plan}
+        made = PackagePlan(lambda name, _size: FileSource(self.files / name), **wanted)
+        seen: list[int] = []
+        staged = fetch_packages(
+            select_packages(packages, made), made, self._keyring, cancelled=threading.Event(), observe=seen.append
+        )
+        assert sum(seen) == sum(package.size for package in packages)
+        return staged
+
+    def content(self) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in self.directory.glob("*") if path.name[0] != "."}
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, workshop: Workshop) -> Shelf:
+    return Shelf(tmp_path, load_keyring({"ours": (workshop.keys / "public.pem").read_bytes()}))
+
+
+def test_nothing_is_in_place_before_the_commit(shelf: Shelf) -> None:
+    """Until everything was committed the directory has the old files, and without a commit they stay."""
+    old = shelf.add("a.raw", b"old")
+    with shelf.fetch(old) as staged:
+        staged.commit()
+    with shelf.fetch(shelf.add("a.raw", b"new"), shelf.add("b.raw", b"b")):
+        assert {name: data for name, data in shelf.content().items() if "updated-new" not in name} == {"a.raw": b"old"}
+    assert shelf.content() == {"a.raw": b"old"}
+
+
+def test_what_the_last_release_had_there_goes(shelf: Shelf) -> None:
+    """After a commit there is what this release has, and what somebody else put there; leftovers of a cut are gone."""
+    with shelf.fetch(shelf.add("old.raw", b"old"), shelf.add("both.raw", b"1")) as staged:
+        staged.commit()
+    (shelf.directory / "mine.txt").write_bytes(b"not the agent's")
+    (shelf.directory / "x.raw.updated-new").write_bytes(b"of an install that was cut")
+    with shelf.fetch(shelf.add("both.raw", b"2"), shelf.add("new.raw", b"new")) as staged:
+        staged.commit()
+    assert shelf.content() == {"both.raw": b"2", "new.raw": b"new", "mine.txt": b"not the agent's"}
+    with shelf.fetch() as staged:
+        staged.commit()
+    assert shelf.content() == {"mine.txt": b"not the agent's"}
+
+
+def test_damaged_record_removes_nothing_else(shelf: Shelf) -> None:
+    """A record of installed names that somebody changed can't make the agent remove what it never installed."""
+    with shelf.fetch(shelf.add("a.raw", b"a")) as staged:
+        staged.commit()
+    precious = shelf.files / "precious"
+    precious.write_text("keep me")
+    (shelf.directory / ".updated-packages").write_text("../files/precious\n\xff\n.\n..\n")
+    with shelf.fetch(shelf.add("b.raw", b"b")) as staged:
+        staged.commit()
+    assert precious.exists()
+    assert set(shelf.content()) == {"a.raw", "b.raw"}
+
+
+def signed_payload(workshop: Workshop, folder: Path, image: Path, **changes: Any) -> bytes:
+    """Build what Flatcar calls oem-NAME.gz: a payload whose one partition is the package's content."""
+    workshop.build(folder, "9.9.9", image=image, **changes)
+    return (folder / f"{PRODUCT}-9.9.9.payload").read_bytes()
+
+
+@pytest.mark.parametrize("major", [1, 2])
+def test_package_that_is_a_payload_is_verified_and_unpacked(
+    tmp_path: Path, workshop: Workshop, shelf: Shelf, major: int
+) -> None:
+    """Of a package that is a payload its image is installed as NAME.raw, which systemd-sysext takes."""
+    image = tiny(tmp_path, size=200_001)
+    package = shelf.add("oem-test.gz", signed_payload(workshop, tmp_path / "oem", image, major=major))
+    with shelf.fetch(package) as staged:
+        staged.commit()
+    assert shelf.content() == {"oem-test.raw": image.read_bytes()}
+
+
+def spoil(payload: bytes, at: float) -> bytes:
+    place = int(len(payload) * at)
+    return payload[:place] + bytes([payload[place] ^ 1]) + payload[place + 1 :]
+
+
+SPOILS: dict[str, tuple[Callable[[bytes], bytes], ErrorCode]] = {
+    "a bit of the data": (lambda payload: spoil(payload, 0.5), ErrorCode.OPERATION_HASH_MISMATCH),
+    "a bit of the signature": (lambda payload: spoil(payload, 0.999), ErrorCode.SIGNATURE_MISMATCH),
+    "cut": (lambda payload: payload[:-1], ErrorCode.PAYLOAD_SIZE_MISMATCH),
+    "more behind it": (lambda payload: payload + b"x", ErrorCode.PAYLOAD_SIZE_MISMATCH),
+    "nothing but a magic": (lambda payload: payload[:4], ErrorCode.PAYLOAD_SIZE_MISMATCH),
+}
+
+
+@pytest.mark.parametrize("how", SPOILS)
+def test_payload_in_a_package_is_believed_by_its_own_signature(
+    tmp_path: Path, workshop: Workshop, shelf: Shelf, how: str
+) -> None:
+    """A package that is a payload is refused when its own signature doesn't hold, though its hash was signed."""
+    change, code = SPOILS[how]
+    package = shelf.add("oem-test.gz", change(signed_payload(workshop, tmp_path / "oem", tiny(tmp_path), major=1)))
+    with pytest.raises(UpdateError) as caught:
+        shelf.fetch(package)
+    assert (caught.value.code, shelf.content()) == (code, {})
+
+
+def test_payload_in_a_package_by_a_stranger_is_refused(tmp_path: Path, workshop: Workshop, shelf: Shelf) -> None:
+    """A package that is a payload must be signed by a key that this host trusts, and be one whole image."""
+    keygen(tmp_path / "stranger")
+    key = tmp_path / "stranger/private.pem"
+    package = shelf.add("oem-test.gz", signed_payload(workshop, tmp_path / "a", tiny(tmp_path), key=key))
+    with pytest.raises(RefusedError) as caught:
+        shelf.fetch(package)
+    assert caught.value.code is ErrorCode.METADATA_SIGNATURE_MISMATCH
+    image = tiny(tmp_path)
+    package = shelf.add("oem-test.gz", signed_payload(workshop, tmp_path / "b", image, kernel=image))
+    with pytest.raises(RefusedError) as caught:
+        shelf.fetch(package)
+    assert (caught.value.code, shelf.content()) == (ErrorCode.PARTITION_UNKNOWN, {})
+
+
+def test_two_packages_of_one_name_in_the_end_are_refused(tmp_path: Path, workshop: Workshop, shelf: Shelf) -> None:
+    """A payload that would be unpacked over another package is refused."""
+    image = shelf.add("oem-test.raw", b"x")
+    package = shelf.add("oem-test.gz", signed_payload(workshop, tmp_path / "a", tiny(tmp_path)))
+    with pytest.raises(RefusedError) as caught:
+        shelf.fetch(image, package)
+    assert (caught.value.code, shelf.content()) == (ErrorCode.PACKAGE_MISMATCH, {})
+
+
+def test_packages_need_room(shelf: Shelf) -> None:
+    """Packages larger than the file system's free space are refused before any is fetched."""
+    huge = Package("huge.raw", 1 << 49, bytes(32), "file")
+    with pytest.raises(LocalError) as caught:
+        shelf.fetch(huge)
+    assert caught.value.code is ErrorCode.NO_SPACE
+
+
+def with_packages(bench: Bench, folder: Path, *files: Path, **settings: Any) -> Path:
+    """Publish release 1.1.0 with packages, and set the host up for them; return where its slot B has them."""
+    bench.publish("1.1.0", packages=tuple(PackageFile(file) for file in files))
+    lines = {"dir": f"{folder}/packages/{{slot}}", **settings}
+    with (bench.machine.root / "updated.toml").open("a") as config:
+        config.write("[packages]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items()))
+    bench.machine.stop()
+    bench.machine.start()
+    return folder / "packages/b"
+
+
+@pytest.fixture
+def files(tmp_path: Path, workshop: Workshop) -> Mapping[str, Path]:
+    """A plain package and one that is a signed payload, before they go with a release."""
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    oem = desk / "oem-test.gz"
+    image = tiny(desk, size=300_000)
+    oem.write_bytes(signed_payload(workshop, desk / "oem", image, major=1))
+    return {"plain": tiny(desk, "tools-1.1.0.raw", 123_456), "oem": oem, "image": image}
+
+
+def test_packages_arrive_with_the_update(bench: Bench, tmp_path: Path, files: Mapping[str, Path]) -> None:
+    """An update brings its packages into the directory of its slot, by the time that the slot may boot."""
+    directory = with_packages(bench, tmp_path, files["plain"], files["oem"])
+    done = bench.update()
+    assert done.returncode == 0, done.stderr
+    assert (directory / "tools-1.1.0.raw").read_bytes() == files["plain"].read_bytes()
+    assert (directory / "oem-test.raw").read_bytes() == files["image"].read_bytes()
+    visible = sorted(path.name for path in directory.iterdir() if path.name[0] != ".")
+    assert visible == ["oem-test.raw", "tools-1.1.0.raw"]
+    assert not (tmp_path / "packages/a").exists()
+
+
+MISHAPS: dict[str, tuple[Callable[[Path], object], int, str]] = {
+    "tampered": (lambda path: path.write_bytes(spoil(path.read_bytes(), 0.5)), 3, "package-mismatch"),
+    "truncated": (lambda path: os.truncate(path, 100), 1, "payload-size-mismatch"),
+    "overlong": (lambda path: path.write_bytes(path.read_bytes() + b"x"), 1, "payload-size-mismatch"),
+    "missing": (lambda path: path.unlink(), 1, "http-status"),
+}
+
+
+@pytest.mark.parametrize("how", MISHAPS)
+def test_package_that_is_not_what_was_signed(bench: Bench, tmp_path: Path, files: Mapping[str, Path], how: str) -> None:
+    """A package that the server has otherwise, or not at all, ends the update; no file of it is left, no slot armed."""
+    directory = with_packages(bench, tmp_path, files["oem"], files["plain"])
+    change, code, name = MISHAPS[how]
+    change(bench.releases / files["plain"].name)
+    bench.refused(code, name)
+    assert [path.name for path in directory.iterdir()] == []
+
+
+def test_package_that_no_manifest_has_is_ignored(bench: Bench, tmp_path: Path, files: Mapping[str, Path]) -> None:
+    """What a server lists beyond the signed manifest is neither fetched nor installed."""
+    directory = with_packages(bench, tmp_path, files["plain"])
+    other = tiny(bench.releases, "evil.raw")
+    release = next(bench.releases.glob("*.release.json"))
+    facts = json.loads(release.read_text())
+    entry = {**facts["packages"][0], "name": "evil.raw", "size": other.stat().st_size}
+    release.write_text(json.dumps({**facts, "packages": [*facts["packages"], entry]}))
+    assert bench.update().returncode == 0
+    assert [path.name for path in directory.iterdir() if path.name[0] != "."] == ["tools-1.1.0.raw"]
+
+
+def test_host_without_a_place_refuses_packages(bench: Bench, files: Mapping[str, Path]) -> None:
+    """Where nobody said what to do with packages, a release that has some is refused before anything is written."""
+    bench.publish("1.1.0", packages=(PackageFile(files["plain"]),))
+    bits = bench.machine.slots()["B"]
+    bench.refused(3, "package-no-place")
+    assert bench.machine.slots()["B"] == bits
+
+
+def test_host_that_wants_no_packages_installs_without(bench: Bench, tmp_path: Path, files: Mapping[str, Path]) -> None:
+    """Of the packages only those that the settings want are fetched; the others aren't missed."""
+    directory = with_packages(bench, tmp_path, files["plain"], files["oem"], wanted=["oem-*"])
+    (bench.releases / files["plain"].name).unlink()
+    assert bench.update().returncode == 0
+    assert [path.name for path in directory.iterdir() if path.name[0] != "."] == ["oem-test.raw"]
+
+
+def test_directory_that_both_slots_would_share_is_refused(tmp_path: Path) -> None:
+    """`packages.dir` without {slot}, which would change what the running release uses, is found by `config check`."""
+    config = tmp_path / "updated.toml"
+    config.write_text('[packages]\ndir = "/var/lib/extensions"\n')
+    done = run_tool("update-ctl", "config", "check", "--config", config)
+    assert (done.returncode, "{slot}" in done.stderr) == (1, True)

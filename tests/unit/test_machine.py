@@ -40,18 +40,26 @@ def test_arming_happens_only_after_verification() -> None:
     assert ways == [(State.VERIFYING, Event.VERIFIED)]
 
 
-def test_installing_happens_only_from_a_check() -> None:
-    """The one way to the effect that writes a slot leads through an offer that was taken."""
-    ways = [key for key, transition in TABLE.items() if Effect.INSTALL in transition.effects]
-    assert ways == [(State.CHECKING, Event.OFFER_TAKEN)]
+@pytest.mark.parametrize(
+    ("effect", "way"),
+    [
+        (Effect.INSTALL, (State.CHECKING, Event.OFFER_TAKEN)),
+        (Effect.INSTALL_BY_HAND, (State.IDLE, Event.ASKED_APPLY)),
+        (Effect.ROLL_BACK, (State.IDLE, Event.ASKED_ROLLBACK)),
+    ],
+)
+def test_one_way_leads_to_each_effect_that_changes_a_slot(effect: Effect, way: tuple[State, Event]) -> None:
+    """A slot is changed after a check that took an offer, or because a person says so while the host is at rest."""
+    assert [key for key, transition in TABLE.items() if effect in transition.effects] == [way]
 
 
 @pytest.mark.parametrize("state", [State.CONFIRMING, State.UNHEALTHY, State.FALLING_BACK, State.NEED_REBOOT])
 def test_no_install_begins_in_an_unproven_or_armed_state(state: State) -> None:
     """Neither a person nor a timer starts an install while a boot is unproven or a slot is armed."""
-    for event in (Event.ASKED_UPDATE, Event.CHECK_DUE, Event.ASKED_CHECK):
+    beginnings = {Effect.CHECK_AND_INSTALL, Effect.INSTALL_BY_HAND, Effect.ROLL_BACK}
+    for event in STIMULI:
         transition = step(state, event)
-        assert transition is None or Effect.CHECK_AND_INSTALL not in transition.effects
+        assert transition is None or not beginnings & set(transition.effects)
 
 
 def test_stimuli_are_dropped_where_they_mean_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 from updated.agent import talk
 from updated.agent.context import Context
@@ -39,7 +40,9 @@ class BootWork:
         other = next(slot for slot in context.means.boot.slots() if slot.partuuid != booted.partuuid)
         spent = other.priority > 0 and other.tries == 0 and not other.successful
         boot = classify_boot(pending, facts.boot_id, booted.partuuid, tries_spent=spent)
-        if boot in (Boot.ROLLED_BACK, Boot.INTERRUPTED):
+        if boot is Boot.INTERRUPTED and pending is not None and pending.rollback:
+            boot, pending = self._settle_rollback(pending, other, booted)
+        elif boot in (Boot.ROLLED_BACK, Boot.INTERRUPTED):
             self._unmark(other)
         if boot is Boot.ROLLED_BACK and pending is not None:
             self._note_rollback(pending, facts)
@@ -50,10 +53,18 @@ class BootWork:
         context.save()
         if boot is Boot.SAME and pending is not None:
             context.view.version_new, context.view.slot_target = pending.version_to, pending.slot
+            context.view.by_hand = pending.by_hand
             context.view.boot_confirmed = True  # an update is only taken in a confirmed boot
             return Event.SLOT_ARMED
         context.view.boot_confirmed = context.memory.confirmed_boot_id == facts.boot_id
         return Event.BOOT_JUDGED if context.view.boot_confirmed else Event.BOOT_UNJUDGED
+
+    def _settle_rollback(self, pending: Pending, other: Slot, booted: Slot) -> tuple[Boot, Pending]:
+        """Tell from the slot's bits whether a rollback was armed before the agent was cut off; the slot stays so."""
+        if other.bootable and not other.successful and other.priority > booted.priority:
+            self._context.memory.pending = dataclasses.replace(pending, armed=True)
+            return Boot.SAME, self._context.memory.pending
+        return Boot.INTERRUPTED, pending
 
     def _unmark(self, other: Slot) -> None:
         """Un-mark a bad slot or half an arming, unless this boot is unproven: then it may be all there is."""
@@ -106,12 +117,22 @@ class BootWork:
         context = self._context
         facts, booted = context.known()
         await asyncio.to_thread(context.means.boot.confirm, booted)
-        if context.trial and context.memory.pending is not None:
-            await asyncio.to_thread(self._settle_trial, context.memory.pending, facts, booted.name)
+        pending = context.memory.pending if context.trial else None
+        if pending is not None:
+            await asyncio.to_thread(self._settle_trial, pending, facts, booted.name)
         context.memory.confirmed_boot_id = facts.boot_id
+        self._remember_slot(facts.version, booted, pending)
         context.save()
         context.trial = False
         context.view.boot_confirmed = True
+
+    def _remember_slot(self, version: str, booted: Slot, pending: Pending | None) -> None:
+        """Remember what booted well from where, for a rollback; the index only when the agent installed it."""
+        known = self._context.memory.slots
+        if pending is not None:
+            known[booted.partuuid] = {"version": version, "rollback_index": pending.rollback_index}
+        elif known.get(booted.partuuid, {}).get("version") != version:
+            known[booted.partuuid] = {"version": version, "rollback_index": None}
 
     def _settle_trial(self, pending: Pending, facts: HostFacts, slot: str) -> None:
         memory, store = self._context.memory, self._context.means.store

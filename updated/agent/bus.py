@@ -9,6 +9,7 @@ import json
 
 from dbus_next.service import ServiceInterface, method, signal
 
+from updated.agent.by_hand import given_file, given_url
 from updated.agent.loop import Agent
 from updated.agent.machine import Event
 from updated.agent.status import View, as_dict, as_engine_status, explain
@@ -94,6 +95,21 @@ class AgentInterface(ServiceInterface):
         _ask(self._agent, Event.ASKED_UPDATE)
 
     @method()
+    def Apply(self, file: "h", directory: "h", path: "s") -> None:
+        """Install an open payload file; the directory is where it and its packages are, the path is for people."""
+        _apply(self._agent, lambda: given_file(file, directory, path))
+
+    @method()
+    def ApplyUrl(self, url: "s") -> None:
+        """Install a payload from a URL."""
+        _apply(self._agent, lambda: given_url(url))
+
+    @method()
+    def Rollback(self):
+        """Make the other slot, which booted well before, the next to boot."""
+        _ask(self._agent, Event.ASKED_ROLLBACK)
+
+    @method()
     def Reset(self):
         """Forget failures; give an installed update up."""
         _ask(self._agent, Event.ASKED_RESET)
@@ -107,6 +123,13 @@ class AgentInterface(ServiceInterface):
 def _ask(agent, event):
     try:
         agent.ask(event)
+    except OperatorError as error:
+        raise as_bus_error(error, ERROR_PREFIX) from error
+
+
+def _apply(agent, take):
+    try:
+        agent.apply(take())
     except OperatorError as error:
         raise as_bus_error(error, ERROR_PREFIX) from error
 

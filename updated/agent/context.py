@@ -84,6 +84,8 @@ class Context:
     def note_error(self, error: UpdateError) -> None:
         """Show and remember an error; a state directory that can't be written doesn't hide it."""
         noted: dict[str, Any] = error_dict(error, self.now())
+        if self.view.by_hand:
+            noted["by_hand"] = self.view.by_hand
         self.memory.last_error = noted
         try:
             self.save()

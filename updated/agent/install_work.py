@@ -8,17 +8,17 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
-
 from updated.agent import talk
+from updated.agent.by_hand import Given
 from updated.agent.context import Context
 from updated.agent.machine import Event
+from updated.agent.sources import Copy, open_copies
 from updated.common.log import get_logger
 from updated.confirm.rollback import Pending
 from updated.errors import LocalError, Retry, UpdateError
-from updated.install.fetch import HttpSource, Source, make_http
+from updated.install.checkpoint import Journal
 from updated.install.keys import read_keyring
-from updated.install.pace import FetchLimits
+from updated.install.packages import PackagePlan
 from updated.install.pipeline import Installed, InstallRequest, Progress, install
 from updated.omaha.protocol import Offer
 from updated.payload.trust import TrustPolicy
@@ -33,29 +33,36 @@ class InstallWork:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._installed: Installed | None = None
+        self._journal = Journal(context.means.settings.state_dir / "install")
         self._downloaded = False
         self._cancelled = threading.Event()
         self.on_downloaded: Callable[[], None] = lambda: None
 
-    async def install(self, offer: Offer) -> tuple[Event, ...]:
-        """Fetch, verify and write the offered release into the other slot.
+    async def install(self, offer: Offer, given: Given | None = None) -> tuple[Event, ...]:
+        """Fetch, verify and write the offered release, or the given one, into the other slot; what was given is closed.
 
         Raises:
             UpdateError: why not; the target slot can't be booted then, the running one is untouched.
         """
         context, loop = self._context, asyncio.get_running_loop()
         self._downloaded = False
-        request = self._request(offer)
+        try:
+            request = self._request(offer)
+        except UpdateError:
+            if given is not None:
+                given.close()
+            raise
         try:
             self._installed = await asyncio.to_thread(
-                self._run, request, offer, lambda seen: _post(loop, self._observe, seen)
+                self._run, request, (offer, given), lambda seen: _post(loop, self._observe, seen)
             )
         except asyncio.CancelledError:
             self._cancelled.set()  # the thread stops at its next look
             raise
         await asyncio.sleep(0)  # lets the last observation in before the events below
         self._note_downloaded()
-        context.memory.queue_event(talk.DOWNLOAD_FINISHED)
+        if given is None:
+            context.memory.queue_event(talk.DOWNLOAD_FINISHED)
         return (Event.VERIFIED,)
 
     def _request(self, offer: Offer) -> InstallRequest:
@@ -63,7 +70,7 @@ class InstallWork:
         settings = context.means.settings
         return InstallRequest(
             offer_sha256=offer.sha256,
-            offer_size=offer.size,
+            offer_size=offer.size or None,
             keyring=read_keyring(settings.trust.keys_dir),
             policy=TrustPolicy(
                 product=settings.server.product,
@@ -76,51 +83,42 @@ class InstallWork:
             now=context.means.clock.now(),
             offer_version=offer.version,
             file_targets=self._file_targets(),
+            journal=self._journal,
         )
 
-    def _run(self, request: InstallRequest, offer: Offer, observe: Callable[[Progress], None]) -> Installed:
-        """Install from the first URL that has a good copy; runs in a thread."""
-        server, download = self._context.means.settings.server, self._context.means.settings.download
-        with make_http(
-            ca_file=server.ca_file,
-            proxy=server.proxy,
-            timeout_secs=server.timeout_secs,
-            credentials=(download.user, download.password) if download.user else None,
-        ) as http:
-            for index in range(len(offer.urls) - 1):
+    def _run(
+        self, request: InstallRequest, what: tuple[Offer, Given | None], observe: Callable[[Progress], None]
+    ) -> Installed:
+        """Install from the first place that has a good copy; runs in a thread."""
+        with open_copies(*what, self._context.means.settings, self._cancelled.wait) as copies:
+            for number, copy in enumerate(copies[:-1]):
                 try:
-                    return self._install_from(self._source(offer, index, http), request, observe)
+                    return self._install_from(copy, request, observe)
                 except UpdateError as error:
                     if error.retry is not Retry.OTHER_SOURCE:
                         raise
-                    log.warning("bad-copy", url=offer.urls[index], code=error.name, message=error.message)
-            return self._install_from(self._source(offer, len(offer.urls) - 1, http), request, observe)
+                    log.warning("bad-copy", url=what[0].urls[number], code=error.name, message=error.message)
+            return self._install_from(copies[-1], request, observe)
 
-    def _source(self, offer: Offer, index: int, http: httpx.Client) -> HttpSource:
-        download = self._context.means.settings.download
-        return HttpSource(
-            offer.urls[index:],
-            http=http,
-            expected_size=offer.size,
-            limits=FetchLimits(
-                deadline_secs=download.deadline_secs,
-                min_bytes_per_sec=download.min_bytes_per_sec,
-                failures_per_url=offer.max_failures_per_url,
-            ),
-            pause=self._cancelled.wait,
-        )
-
-    def _install_from(self, source: Source, request: InstallRequest, observe: Callable[[Progress], None]) -> Installed:
-        means = self._context.means
+    def _install_from(self, copy: Copy, request: InstallRequest, observe: Callable[[Progress], None]) -> Installed:
+        means, packages = self._context.means, self._context.means.settings.packages
         return install(
-            request, source=source, boot=means.boot, host=means.host, observe=observe, cancelled=self._cancelled
+            dataclasses.replace(
+                request, packages=PackagePlan(copy.sibling, self._of_slot(packages.dir), packages.wanted)
+            ),
+            source=copy.payload(),
+            boot=means.boot,
+            host=means.host,
+            observe=observe,
+            cancelled=self._cancelled,
         )
+
+    def _of_slot(self, path: Path | None) -> Path | None:
+        return None if path is None else Path(str(path).replace("{slot}", self._other_slot().name.lower()))
 
     def _file_targets(self) -> dict[str, Path]:
-        path = self._context.means.settings.slots.kernel_path
-        if path is None:
-            return {}
-        return {"kernel": Path(str(path).format(slot=self._other_slot().name.lower()))}
+        path = self._of_slot(self._context.means.settings.slots.kernel_path)
+        return {} if path is None else {"kernel": path}
 
     def _other_slot(self) -> Slot:
         _, booted = self._context.known()
@@ -153,7 +151,9 @@ class InstallWork:
         context, installed = self._context, self._installed
         if installed is None:
             raise AssertionError("arm follows an install")
+        self._journal.clear()
         facts, _ = context.known()
+        by_hand = context.view.by_hand
         context.memory.pending = Pending(
             version_from=facts.version,
             version_to=installed.version,
@@ -162,12 +162,15 @@ class InstallWork:
             rollback_index=installed.identity.rollback_index if installed.identity else 0,
             boot_id=facts.boot_id,
             armed_at=context.now(),
+            by_hand=by_hand,
         )
         context.save()
         await asyncio.to_thread(context.means.boot.arm, installed.slot, context.means.settings.slots.tries)
         context.memory.pending = dataclasses.replace(context.memory.pending, armed=True)
-        context.memory.queue_event(talk.installed_event(context.means.settings.server.product))
-        context.memory.note(context.now(), "installed", installed.version, f"slot {installed.slot.name}")
+        if by_hand is None:
+            context.memory.queue_event(talk.installed_event(context.means.settings.server.product))
+        where = f"slot {installed.slot.name}" + (f", by hand from {by_hand}" if by_hand else "")
+        context.memory.note(context.now(), "installed", installed.version, where)
         context.memory.last_error = None
         try:
             context.save()
@@ -190,7 +193,7 @@ class InstallWork:
             context.memory.note(context.now(), "given-up", pending.version_to, "reset by an operator")
             context.memory.pending = None
             context.save()
-        context.view.version_new = context.view.slot_target = None
+        context.view.version_new = context.view.slot_target = context.view.by_hand = None
         return (Event.DISARMED,)
 
 

@@ -13,9 +13,11 @@ from datetime import timedelta
 from typing import Any
 
 from updated.agent.boot_work import BootWork
+from updated.agent.by_hand import Given
 from updated.agent.context import Context
 from updated.agent.install_work import InstallWork
 from updated.agent.machine import Effect, Event, State, accepts, step
+from updated.agent.rollback_work import RollbackWork
 from updated.agent.server_work import ServerWork
 from updated.agent.status import View
 from updated.agent.talk import error_event
@@ -32,6 +34,8 @@ FAILURES = {
     Effect.CHECK: Event.CHECK_FAILED,
     Effect.CHECK_AND_INSTALL: Event.CHECK_FAILED,
     Effect.INSTALL: Event.INSTALL_FAILED,
+    Effect.INSTALL_BY_HAND: Event.INSTALL_FAILED,
+    Effect.ROLL_BACK: Event.ROLLBACK_FAILED,
     Effect.ARM: Event.INSTALL_FAILED,
     Effect.DISARM: Event.DISARM_FAILED,
     Effect.REPORT: Event.REPORTED,  # what could not be told stays in the outbox for the next time
@@ -46,6 +50,7 @@ class Occurrence:
 
     event: Event
     error: UpdateError | None = None
+    given: Given | None = None
 
 
 class Agent:
@@ -56,6 +61,7 @@ class Agent:
         self.view: View = context.view
         self._clock = context.means.clock
         self._boot, self._server, self._install = BootWork(context), ServerWork(context), InstallWork(context)
+        self._rollback = RollbackWork(context)
         self._notifier = notifier
         self._queue: asyncio.Queue[Occurrence] = asyncio.Queue()
         self._tasks: asyncio.TaskGroup | None = None
@@ -86,13 +92,28 @@ class Agent:
             RefusedError: BUSY; the agent's state has no place for it.
         """
         if not accepts(self.view.state, event):
-            raise RefusedError(
-                ErrorCode.BUSY,
-                f"not now: the agent is in state {self.view.state.value}",
-                hint="See `update-ctl explain` for what would end this.",
-                retry=Retry.LATER,
-            )
+            raise self._busy()
         self.post(event)
+
+    def apply(self, given: Given) -> None:
+        """Queue the install of what a person gave; it is closed in the end, also when it is refused.
+
+        Raises:
+            RefusedError: BUSY; the agent is at work, or about to be.
+        """
+        if not accepts(self.view.state, Event.ASKED_APPLY) or not self._queue.empty():
+            given.close()
+            raise self._busy()
+        self._settled.clear()
+        self._queue.put_nowait(Occurrence(Event.ASKED_APPLY, given=given))
+
+    def _busy(self) -> RefusedError:
+        return RefusedError(
+            ErrorCode.BUSY,
+            f"not now: the agent is in state {self.view.state.value}",
+            hint="See `update-ctl explain` for what would end this.",
+            retry=Retry.LATER,
+        )
 
     async def settled(self) -> None:
         """Wait until nothing is under way or queued."""
@@ -134,28 +155,31 @@ class Agent:
         elif effect is Effect.SCHEDULE:
             self._schedule()
         else:
-            _ = self._spawn(self._watch(effect, on_demand=occurrence.event is not Event.CHECK_DUE))
+            _ = self._spawn(self._watch(effect, occurrence))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         if self._tasks is None:
             raise AssertionError("effects are performed inside run()")
         return self._tasks.create_task(work)
 
-    async def _watch(self, effect: Effect, *, on_demand: bool) -> None:
+    async def _watch(self, effect: Effect, occurrence: Occurrence) -> None:
         """Do a long piece of work; what comes of it, a failure too, is an event."""
         try:
-            for event in await self._long_work(effect, on_demand=on_demand):
+            for event in await self._long_work(effect, occurrence):
                 self.post(event)
         except UpdateError as error:
             self.post(FAILURES[effect], error)
 
-    def _long_work(self, effect: Effect, *, on_demand: bool) -> Coroutine[Any, Any, tuple[Event, ...]]:
+    def _long_work(self, effect: Effect, occurrence: Occurrence) -> Coroutine[Any, Any, tuple[Event, ...]]:
+        on_demand = occurrence.event is not Event.CHECK_DUE
         long_work: dict[Effect, Callable[[], Coroutine[Any, Any, tuple[Event, ...]]]] = {
             Effect.JUDGE_HEALTH: self._boot.judge_health,
             Effect.FALL_BACK: self._boot.fall_back,
             Effect.CHECK: lambda: self._server.check(take=False, on_demand=on_demand),
             Effect.CHECK_AND_INSTALL: lambda: self._server.check(take=True, on_demand=on_demand),
             Effect.INSTALL: self._install_offer,
+            Effect.INSTALL_BY_HAND: lambda: self._install_by_hand(occurrence.given),
+            Effect.ROLL_BACK: self._rollback.roll_back,
             Effect.ARM: self._install.arm,
             Effect.DISARM: self._install.disarm,
             Effect.REPORT: self._server.report,
@@ -168,14 +192,30 @@ class Agent:
             raise AssertionError("an install follows an offer")
         return await self._install.install(self._server.offer)
 
+    async def _install_by_hand(self, given: Given | None) -> tuple[Event, ...]:
+        if given is None:
+            raise AssertionError("what is installed by hand was given")
+        view = self.view
+        view.by_hand, view.version_new, view.refusal, view.update_available = given.origin, None, None, False
+        view.bytes_total, view.bytes_done, view.bytes_reused = given.size or 0, 0, 0
+        self.context.memory.last_error = view.last_error = None  # of an earlier attempt
+        return await self._install.install(given.as_offer(), given)
+
     def _note_error(self, error: UpdateError | None) -> None:
         if error is None:
             return
         log.error("failed", code=error.name, message=error.message, hint=error.hint)
         if self.view.state is State.REPORTING_ERROR:
-            self.context.memory.queue_event(error_event(int(error.code)))
-            self.context.memory.note(self.context.now(), "failed", self.view.version_new or "", error.message)
+            self._note_failure(error)
         self.context.note_error(error)
+
+    def _note_failure(self, error: UpdateError) -> None:
+        """Remember that an install failed; the server hears of its own offers only."""
+        memory, by_hand = self.context.memory, self.view.by_hand
+        if by_hand is None:
+            memory.queue_event(error_event(int(error.code)))
+        detail = f"by hand from {by_hand}: {error.message}" if by_hand else error.message
+        memory.note(self.context.now(), "failed", self.view.version_new or "", detail)
 
     def _forget(self) -> None:
         """An operator wiped the slate: failures and refused versions count no more."""

@@ -42,6 +42,8 @@ class Event(Enum):
     CHECK_DUE = "check-due"
     ASKED_CHECK = "asked-check"
     ASKED_UPDATE = "asked-update"
+    ASKED_APPLY = "asked-apply"
+    ASKED_ROLLBACK = "asked-rollback"
     ASKED_RESET = "asked-reset"
     # outcomes of effects
     HEALTHY = "healthy"
@@ -55,13 +57,24 @@ class Event(Enum):
     VERIFIED = "verified"
     ARMED = "armed"
     INSTALL_FAILED = "install-failed"
+    ROLLBACK_FAILED = "rollback-failed"
     REPORTED = "reported"
     FALL_BACK_FAILED = "fall-back-failed"
     DISARMED = "disarmed"
     DISARM_FAILED = "disarm-failed"
 
 
-STIMULI = frozenset({Event.CHECK_DUE, Event.ASKED_CHECK, Event.ASKED_UPDATE, Event.ASKED_RESET, Event.REPORTED})
+STIMULI = frozenset(
+    {
+        Event.CHECK_DUE,
+        Event.ASKED_CHECK,
+        Event.ASKED_UPDATE,
+        Event.ASKED_APPLY,
+        Event.ASKED_ROLLBACK,
+        Event.ASKED_RESET,
+        Event.REPORTED,
+    }
+)
 
 
 class Effect(Enum):
@@ -72,7 +85,9 @@ class Effect(Enum):
     CHECK = "check"
     CHECK_AND_INSTALL = "check, then install"
     INSTALL = "install"
+    INSTALL_BY_HAND = "install what was given"
     ARM = "arm slot"
+    ROLL_BACK = "arm the old slot"
     DISARM = "un-mark slot"
     FORGET = "forget failures"
     NOTE_ERROR = "note error"
@@ -114,6 +129,8 @@ TABLE: dict[tuple[State, Event], Transition] = {
     (State.IDLE, Event.CHECK_DUE): Transition(State.CHECKING, (Effect.CHECK_AND_INSTALL,)),
     (State.IDLE, Event.ASKED_UPDATE): Transition(State.CHECKING, (Effect.CHECK_AND_INSTALL,)),
     (State.IDLE, Event.ASKED_CHECK): Transition(State.CHECKING, (Effect.CHECK,)),
+    (State.IDLE, Event.ASKED_APPLY): Transition(State.DOWNLOADING, (Effect.INSTALL_BY_HAND,)),
+    (State.IDLE, Event.ASKED_ROLLBACK): Transition(State.FINALIZING, (Effect.ROLL_BACK,)),
     (State.IDLE, Event.ASKED_RESET): Transition(State.IDLE, (Effect.FORGET, Effect.SCHEDULE)),
     (State.CHECKING, Event.NO_UPDATE): Transition(State.IDLE, (Effect.SCHEDULE,)),
     (State.CHECKING, Event.OFFER_NOTED): Transition(State.IDLE, (Effect.SCHEDULE,)),
@@ -122,6 +139,7 @@ TABLE: dict[tuple[State, Event], Transition] = {
     (State.DOWNLOADING, Event.DOWNLOADED): Transition(State.VERIFYING),
     (State.VERIFYING, Event.VERIFIED): Transition(State.FINALIZING, (Effect.REPORT, Effect.ARM)),
     (State.FINALIZING, Event.ARMED): Transition(State.NEED_REBOOT, (Effect.REPORT, Effect.SCHEDULE)),
+    (State.FINALIZING, Event.ROLLBACK_FAILED): Transition(State.IDLE, (Effect.NOTE_ERROR, Effect.SCHEDULE)),
     **_failed(State.DOWNLOADING),
     **_failed(State.VERIFYING),
     **_failed(State.FINALIZING),

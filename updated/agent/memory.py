@@ -35,6 +35,7 @@ class Memory:
     last_check: str | None = None
     last_error: dict[str, Any] | None = None
     aleph_version: str = ""  # the first version that ever ran here
+    slots: dict[str, dict[str, Any]] = field(default_factory=dict)  # by PARTUUID: version, rollback_index (or null)
     history: list[dict[str, str]] = field(default_factory=list)  # at, what, version, detail; oldest first
 
     def note(self, at: str, what: str, version: str, detail: str = "") -> None:
@@ -74,7 +75,13 @@ def decode(data: bytes) -> Memory:
         memory = Memory(pending=pending, **raw)
     except TypeError as error:
         raise ValueError(str(error)) from error
-    for name, kind in (("failed_versions", list), ("outbox", list), ("history", list), ("confirmed_boot_id", str)):
+    for name, kind in (
+        ("failed_versions", list),
+        ("outbox", list),
+        ("history", list),
+        ("slots", dict),
+        ("confirmed_boot_id", str),
+    ):
         if not isinstance(getattr(memory, name), kind):
             raise ValueError(f"{name} has the wrong type")
     return memory

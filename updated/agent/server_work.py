@@ -31,6 +31,7 @@ class ServerWork:
         facts, _ = context.recall_host()
         self._checked = True
         context.view.refusal, context.view.version_new, context.view.update_available = None, None, False
+        context.view.by_hand = None
         try:
             decision = await self._talk.check(facts, context.memory, on_demand=on_demand)
         except UpdateError as error:

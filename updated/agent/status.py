@@ -51,6 +51,7 @@ class View:
     rolled_back: dict[str, str] | None = None
     failed_versions: list[str] = field(default_factory=list)
     update_available: bool = False
+    by_hand: str | None = None  # where the payload is from that a person gave; None for the server's
 
 
 def public_state(view: View) -> str:
@@ -101,6 +102,7 @@ def as_dict(view: View) -> dict[str, Any]:
         "boot_confirmed": view.boot_confirmed,
         "rolled_back": view.rolled_back,
         "failed_versions": view.failed_versions,
+        "by_hand": view.by_hand,
     }
 
 
@@ -131,6 +133,10 @@ def explain(view: View) -> list[dict[str, str]]:
     """Return why this host isn't updating or rebooting: what, why, and what would end it; empty when all is well."""
     found: list[dict[str, str]] = []
     reason = blocked_by(view)
+    if view.by_hand and view.state in (State.DOWNLOADING, State.VERIFYING, State.FINALIZING):
+        reason = f"an install by hand is under way, from {view.by_hand}"
+    elif view.by_hand and reason:
+        reason += f"; installed by hand from {view.by_hand}"
     if reason:
         found.append({"what": view.state.value, "why": reason, "ends": _what_ends(view)})
     if view.rolled_back:
@@ -144,9 +150,10 @@ def explain(view: View) -> list[dict[str, str]]:
         )
     if view.last_error:
         error = view.last_error
-        found.append(
-            {"what": error["name"], "why": f"{error['message']} ({error['at']})", "ends": error["hint"]},
-        )
+        why = f"{error['message']} ({error['at']})"
+        if error.get("by_hand"):
+            why = f"by hand, from {error['by_hand']}: {why}"
+        found.append({"what": error["name"], "why": why, "ends": error["hint"]})
     return found
 
 
@@ -156,4 +163,7 @@ def _what_ends(view: View) -> str:
         State.UNHEALTHY: f"the checks pass; they are asked again at {view.next_check}, or by `update-ctl check`",
         State.FALLING_BACK: "the reboot",
         State.NEED_REBOOT: "the reboot; `update-ctl reset` gives the update up",
+        State.DOWNLOADING: "the end of the install",
+        State.VERIFYING: "the end of the install",
+        State.FINALIZING: "the end of the install",
     }.get(view.state, f"the next check at {view.next_check}")

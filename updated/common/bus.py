@@ -7,6 +7,7 @@ interface), so that another library could take its place.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ class Bus:
 
     def __init__(self, raw: MessageBus) -> None:
         self._raw = raw
+        self._loop = asyncio.get_running_loop()
         self._owners: dict[str, str] = {}
         self._handlers: list[tuple[tuple[str, str, str, str], Callable[[list[Any]], None]]] = []
         self._lost: list[tuple[str, Callable[[], None]]] = []
@@ -59,17 +61,21 @@ class Bus:
     ) -> list[Any]:
         """Call a method and return its answer's values.
 
+        An argument of the type `h` is an open file descriptor; the other side gets one of its own.
+
         Raises:
             BusCallError: the other side (or the bus: no such name, access denied) answered with an error.
             BusError: no answer in 30 seconds, or the connection is gone.
         """
+        values, descriptors = _split_descriptors(signature, body)
         message = Message(
             destination=destination,
             path=path,
             interface=interface,
             member=member,
             signature=signature,
-            body=list(body),
+            body=values,
+            unix_fds=descriptors,
         )
         try:
             async with asyncio.timeout(CALL_SECS):
@@ -160,6 +166,8 @@ class Bus:
         await self.call(DAEMON, DAEMON_PATH, DAEMON, "AddMatch", "s", [rule])
 
     def _on_message(self, message: Message) -> None:
+        if message.unix_fds:  # closed after the method that they may be for, which keeps copies of what it wants
+            self._loop.call_soon(_close_all, list(message.unix_fds))
         if message.message_type is not MessageType.SIGNAL:
             return
         if message.member == "NameOwnerChanged" and message.sender == DAEMON:
@@ -175,6 +183,22 @@ class Bus:
                 and self._owners.get(sender) == message.sender
             ):
                 handler(message.body)
+
+
+def _split_descriptors(signature: str, body: Sequence[Any]) -> tuple[list[Any], list[int]]:
+    """Put descriptors where the library wants them; only signatures of single characters may have any."""
+    values, descriptors = list(body), list[int]()
+    if "h" in signature:
+        for index, (code, value) in enumerate(zip(signature, body, strict=True)):
+            if code == "h":
+                values[index] = len(descriptors)
+                descriptors.append(value)
+    return values, descriptors
+
+
+def _close_all(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _close_socket(raw: MessageBus) -> None:
@@ -195,15 +219,17 @@ class _ClosingBus(MessageBus):  # type: ignore[misc]  # the library is Any to my
             raise
 
 
-async def connect(address: str | None) -> Bus:
+async def connect(address: str | None, *, with_descriptors: bool = False) -> Bus:
     """Connect to the bus at `address`, or to the system bus.
+
+    File descriptors are passed only over a connection that asks for it; the bus refuses them elsewhere.
 
     Raises:
         BusError: nobody answers there, or the bus refuses us.
     """
     where = address or "the system bus"
     try:
-        raw = _ClosingBus(bus_address=address, bus_type=BusType.SYSTEM)
+        raw = _ClosingBus(bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=with_descriptors)
         async with asyncio.timeout(CALL_SECS):
             await raw.connect()
     except (OSError, EOFError, TimeoutError, AuthError, InvalidAddressError) as error:

@@ -18,6 +18,8 @@ class Pending:
     boot_id: str  # of the boot in which it was armed
     armed_at: str  # RFC 3339
     armed: bool = False  # false until the boot loader's data are known to be written
+    by_hand: str | None = None  # where a person's payload came from; None when the server offered it
+    rollback: bool = False  # a person wants the old slot back, which booted well before
 
 
 class Boot(Enum):

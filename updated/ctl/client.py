@@ -1,4 +1,4 @@
-"""The daemon as update-ctl sees it: JSON documents and three requests over D-Bus."""
+"""The daemon as update-ctl sees it: JSON documents and a few requests over D-Bus."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from updated.common.bus import Bus, BusCallError, BusError, connect
@@ -14,6 +15,15 @@ from updated.errors import ErrorCode, LocalError, RefusedError, Retry
 NAME, PATH, INTERFACE = "org.updated.Agent1", "/org/updated/Agent1", "org.updated.Agent1.Manager"
 LOCKD = ("org.lockd.Lockd1", "/org/lockd/Lockd1", "org.lockd.Lockd1.Manager")
 NOBODY = ("org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the daemon is asked to do: a method and its arguments."""
+
+    member: str
+    signature: str = ""
+    body: tuple[object, ...] = ()
 
 
 class Daemon:
@@ -35,15 +45,15 @@ class Daemon:
             _translate(error)
         return json.loads(text)
 
-    async def ask(self, member: str) -> None:
-        """Request Check, Update or Reset.
+    async def ask(self, request: Request) -> None:
+        """Make a request.
 
         Raises:
             LocalError: UNREACHABLE; no daemon answers.
             RefusedError: the daemon is busy, or the user may not.
         """
         try:
-            await self._bus.call(NAME, PATH, INTERFACE, member)
+            await self._bus.call(NAME, PATH, INTERFACE, request.member, request.signature, request.body)
         except (BusError, BusCallError) as error:
             _translate(error)
 
@@ -89,7 +99,7 @@ async def open_daemon(address: str | None) -> AsyncIterator[Daemon]:
         LocalError: UNREACHABLE; there is no bus.
     """
     try:
-        bus = await connect(address)
+        bus = await connect(address, with_descriptors=True)
     except BusError as error:
         _translate(error)
     try:

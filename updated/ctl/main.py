@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from updated.common.errors import OperatorError
 from updated.common.schema import flatten
 from updated.config import load
 from updated.ctl import show
-from updated.ctl.client import Daemon, open_daemon
-from updated.ctl.watch import Painter, follow, wait_settled
+from updated.ctl.by_hand import apply, install, roll_back
+from updated.ctl.client import Daemon, Request, open_daemon
+from updated.ctl.watch import follow, wait_settled
 from updated.errors import ErrorCode, LocalError, RefusedError
 
 
@@ -28,6 +28,8 @@ def exit_code(error: OperatorError) -> cli.Exit:
     """Return the exit code that an error means to a script."""
     if isinstance(error, RefusedError):
         return cli.Exit.REFUSED
+    if error.code is ErrorCode.USAGE:
+        return cli.Exit.USAGE
     return cli.Exit.UNREACHABLE if error.code is ErrorCode.UNREACHABLE else cli.Exit.FAILED
 
 
@@ -39,6 +41,8 @@ def _main() -> int:
         "status": _status,
         "check": _check,
         "update": _update,
+        "apply": apply,
+        "rollback": roll_back,
         "watch": _watch,
         "explain": _explain,
         "history": _history,
@@ -59,10 +63,12 @@ def _parser() -> argparse.ArgumentParser:
         ("status", "what the agent is doing, and what came of the last attempt"),
         ("check", "look whether there is a release; exits with 0 up to date, 10 available, 13 failed"),
         ("update", "check, install, make the new slot the next to boot"),
+        ("apply", "install a payload by hand, from a file or a URL; no server takes part"),
         ("watch", "follow the agent live: state, progress, rate, time left"),
         ("explain", "why this host isn't updating or rebooting, and what would end that"),
         ("history", "what was done on this host"),
         ("slots", "both slots, as the boot loader's data have them"),
+        ("rollback", "make the other slot, which booted well before, the next to boot"),
         ("reset", "forget failures; give an installed update up"),
         ("config", "where each setting comes from; whether the files are right"),
     ):
@@ -70,8 +76,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--json", action="store_true", help="print JSON")
         if name == "status":
             command.add_argument("--exit-code", action="store_true", help="exit as `check` does")
-        if name == "update":
+        if name == "apply":
+            command.add_argument("payload", metavar="FILE|URL", help="its packages are looked for beside it")
+        if name in ("update", "apply"):
             command.add_argument("--wait", action="store_true", help="show progress, and wait for the end")
+        if name == "rollback":
+            command.add_argument("--yes", action="store_true", help="don't ask")
         if name == "config":
             command.add_argument("action", choices=("show", "check"))
             command.add_argument("--config", type=Path, metavar="FILE", help="read this file instead")
@@ -96,7 +106,7 @@ async def _status(daemon: Daemon, arguments: argparse.Namespace) -> int:
 
 
 async def _check(daemon: Daemon, arguments: argparse.Namespace) -> int:
-    status = await wait_settled(daemon, "Check")
+    status = await wait_settled(daemon, Request("Check"))
     if arguments.json:
         cli.print_json(status)
     else:
@@ -105,23 +115,7 @@ async def _check(daemon: Daemon, arguments: argparse.Namespace) -> int:
 
 
 async def _update(daemon: Daemon, arguments: argparse.Namespace) -> int:
-    if not arguments.wait:
-        await daemon.ask("Update")
-        if arguments.json:
-            cli.print_json(await daemon.document("Status"))
-        return cli.Exit.DONE
-    painter = Painter(sys.stdout, on_terminal=sys.stdout.isatty())
-    status = await wait_settled(daemon, "Update", on_change=None if arguments.json else painter.paint)
-    if arguments.json:
-        cli.print_json(status)
-    if status["state"] == "need-reboot":
-        return cli.Exit.DONE
-    error = status["last_error"]
-    if error is None:
-        # up to date, or a release is on offer that this host doesn't take
-        return cli.Exit.REFUSED if status["blocked_by"] else cli.Exit.DONE
-    cli.report_text(error["message"], error["name"], error["hint"])
-    return cli.Exit.REFUSED if error["refused"] else cli.Exit.FAILED
+    return await install(daemon, Request("Update"), arguments)
 
 
 async def _watch(daemon: Daemon, arguments: argparse.Namespace) -> int:
@@ -158,7 +152,7 @@ async def _slots(daemon: Daemon, arguments: argparse.Namespace) -> int:
 
 
 async def _reset(daemon: Daemon, arguments: argparse.Namespace) -> int:
-    await daemon.ask("Reset")
+    await daemon.ask(Request("Reset"))
     if arguments.json:
         cli.print_json(await daemon.document("Status"))
     return cli.Exit.DONE

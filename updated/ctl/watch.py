@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from updated.common.clock import SystemClock
 from updated.ctl import show
-from updated.ctl.client import Daemon
+from updated.ctl.client import Daemon, Request
 
 RATE_WINDOW_SECS = 10.0  # the rate shown is the mean over this time
 CLEAR_LINE = "\r\x1b[K"
@@ -77,9 +77,9 @@ async def follow(daemon: Daemon, *, as_json: bool) -> None:
 
 
 async def wait_settled(
-    daemon: Daemon, request: str, on_change: Callable[[Mapping[str, Any]], None] | None = None
+    daemon: Daemon, request: Request, on_change: Callable[[Mapping[str, Any]], None] | None = None
 ) -> dict[str, Any]:
-    """Request Check or Update and return the status once the agent has worked and come to rest.
+    """Make a request and return the status once the agent has worked and come to rest.
 
     Raises:
         LocalError: UNREACHABLE.

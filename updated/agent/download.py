@@ -1,0 +1,58 @@
+"""How this host reaches the files of a release: the settings, turned into sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urljoin
+
+import httpx
+
+from updated.config import Settings
+from updated.install.fetch import HttpSource, make_http
+from updated.install.pace import FetchLimits
+
+
+def open_http(settings: Settings, *, anonymous: bool = False) -> httpx.Client:
+    """Return a client with the settings' CA, proxy, time-out and, unless it is to be anonymous, credentials.
+
+    Raises:
+        LocalError: CONFIG.
+    """
+    server, download = settings.server, settings.download
+    return make_http(
+        ca_file=server.ca_file,
+        proxy=server.proxy,
+        timeout_secs=server.timeout_secs,
+        credentials=(download.user, download.password) if download.user and not anonymous else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrors:
+    """The URLs that a payload has, in the order of preference; every other file of its release is beside it."""
+
+    settings: Settings
+    http: httpx.Client
+    urls: Sequence[str]
+    size: int | None  # of the payload, in bytes
+    failures_per_url: int
+    pause: Callable[[float], object]
+
+    def payload(self) -> HttpSource:
+        """Return the payload."""
+        return self._source(self.urls, self.size)
+
+    def sibling(self, name: str, size: int) -> HttpSource:
+        """Return another file of the release: from the payload's own directory, and from nowhere else."""
+        return self._source([urljoin(url, name) for url in self.urls], size)
+
+    def _source(self, urls: Sequence[str], size: int | None) -> HttpSource:
+        download = self.settings.download
+        limits = FetchLimits(
+            deadline_secs=download.deadline_secs,
+            min_bytes_per_sec=download.min_bytes_per_sec,
+            max_bytes_per_sec=download.max_bytes_per_sec,
+            failures_per_url=self.failures_per_url,
+        )
+        return HttpSource(urls, http=self.http, expected_size=size, limits=limits, pause=self.pause)
