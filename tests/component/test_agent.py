@@ -146,8 +146,8 @@ def test_payload_of_the_wrong_size(bench: Bench, change: int) -> None:
 
 
 def test_server_that_names_another_hash(bench: Bench) -> None:
-    """A payload that isn't what the answer names is refused even though it is rightly signed."""
-    release = bench.publish("1.1.0")
+    """A payload that comes whole and isn't what the answer names is refused even though it is rightly signed."""
+    release = bench.publish("1.1.0", major=1)
     facts = json.loads(release.read_text())
     release.write_text(json.dumps({**facts, "sha256": "00" * 32}))
     bench.refused(3, "payload-hash-mismatch")

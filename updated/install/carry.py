@@ -21,9 +21,9 @@ SMALLEST_STEP = 64 * 1024  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an install is; bytes of the payload, or read back in the phase `verifying`.
+    """How far an install is; bytes of the release's files, or read back in the phase `verifying`.
 
-    `bytes_done` counts what was fetched and what need not be; the latter is `bytes_reused`.
+    `bytes_done` were fetched, `bytes_reused` need not be: together they come to `bytes_total` in the end.
     """
 
     phase: Phase
@@ -41,23 +41,24 @@ class Meter:
         self.done = self.reused = 0
         observe(Progress(phase, 0, total))
 
-    def add(self, count: int, *, reused: bool = False) -> None:
-        """Count bytes."""
+    def add(self, count: int) -> None:
+        """Count bytes that were fetched or read."""
         self.done += count
-        if reused:
-            self.reused += count
-        if self.done - self._told >= max(SMALLEST_STEP, self._total // STEPS):
-            self.tell()
+        self._tell_now_and_then()
 
-    def take_back(self, count: int) -> None:
-        """Count bytes as neither done nor reused after all."""
-        self.done -= count
-        self.reused -= count
+    def reuse(self, count: int) -> None:
+        """Count bytes that need not be fetched; negative: they have to be after all."""
+        self.reused += count
+        self._tell_now_and_then()
+
+    def _tell_now_and_then(self) -> None:
+        if self.done + self.reused - self._told >= max(SMALLEST_STEP, self._total // STEPS):
+            self.tell()
 
     def tell(self) -> None:
         """Tell how far it is now."""
-        self._told = self.done
-        self._observe(Progress(self._phase, self.done, max(self._total, self.done), self.reused))
+        self._told = self.done + self.reused
+        self._observe(Progress(self._phase, self.done, max(self._total, self._told), self.reused))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Carrier:
         for todo in todos:
             if todo.runs is not None:
                 self._put_together(todo, todo.runs)
-                meter.add(todo.op.data_length, reused=True)
+                meter.reuse(todo.op.data_length)
                 continue
             data = reader.take(todo.op.data_length)
             meter.add(todo.op.data_length)
@@ -120,7 +121,7 @@ class Carrier:
         """Return the chunks that came out differently, to be fetched, and forget them."""
         missed = sorted(self.missed, key=lambda todo: todo.op.data_offset)
         self.missed = []
-        meter.take_back(sum(todo.op.data_length for todo in missed))
+        meter.reuse(-sum(todo.op.data_length for todo in missed))
         return [replace(todo, runs=None) for todo in missed]
 
     def _perform(self, todo: Todo, data: memoryview) -> None:

@@ -78,7 +78,7 @@ class InstallRequest:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A slot whose content is proven; `bytes_done` of the payload, of which `bytes_reused` were not fetched."""
+    """A slot whose content is proven; `bytes_done` were fetched, `bytes_reused` need not be."""
 
     identity: Identity | None
     version: str
@@ -266,7 +266,7 @@ class _Install:
         """Fetch, check, decode and write everything; return the name of the key that signed it."""
         metadata, meter, source, cancelled = work.metadata, work.meter, self._means.source, self._means.cancelled
         meter.add(metadata.data_start)
-        meter.add(plan.settled_bytes, reused=True)
+        meter.reuse(plan.settled_bytes)
         with Crew(work.target, one_by_one=work.manifest.in_place) as crew:
             carrier = Carrier(work.manifest, work.root.name, crew, files, work.running, late=work.target)
             if plan.whole:
@@ -275,7 +275,10 @@ class _Install:
                 key = reader.check_end(self._request.keyring, self._request.offer_sha256)
             else:
                 key = self._carry_out_parts(work, plan, carrier)
-        meter.add(metadata.manifest.signatures_size, reused=not plan.whole)
+        if plan.whole:
+            meter.add(metadata.manifest.signatures_size)
+        else:
+            meter.reuse(metadata.manifest.signatures_size)
         return key
 
     def _carry_out_parts(self, work: _Work, plan: Plan, carrier: Carrier) -> str:

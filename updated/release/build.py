@@ -7,6 +7,7 @@ update_engine takes: 1 MiB chunks, bzip2, no-op operations for whatever old clie
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import tempfile
@@ -21,9 +22,10 @@ from updated.common.durable import write_atomic
 from updated.errors import ErrorCode, LocalError
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import V1, V2, Header, encode_header
+from updated.payload.index import encode_index
 from updated.payload.manifest import SPARSE_HOLE, OpType
-from updated.release.chunks import BLOCK, COMPRESSIONS, Plan, chunk_image
-from updated.release.packages import Measured, PackageFile, add_packages, measure
+from updated.release.chunks import BLOCK, COMPRESSIONS, Chunked, Plan, chunk_image
+from updated.release.packages import Measured, PackageFile, add_index, add_packages, measure
 from updated.release.sign import load_private_keys, sign, signature_size
 
 V1_CHUNK = 1024 * 1024  # update_engine's
@@ -54,7 +56,9 @@ class BuildRequest:
 
 
 def build(request: BuildRequest) -> Path:
-    """Write NAME.payload and NAME.release.json; return the latter's path.
+    """Write NAME.payload, NAME.index and NAME.release.json; return the latter's path.
+
+    The index is what version 2 has from full payloads on.
 
     Raises:
         LocalError: USAGE for a request that can't be met, STATE for files that can't be read or written.
@@ -66,8 +70,10 @@ def build(request: BuildRequest) -> Path:
     try:
         request.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=request.out) as spool:
-            manifest = _manifest(request, spool, keys)
+            manifest, index = _manifest(request, spool, keys)
             packages = add_packages(manifest, request.packages, request.out)
+            if index is not None:
+                packages.insert(0, add_index(manifest, index, payload.with_suffix(".index")))
             metadata_size = _write(payload, manifest, spool, keys, request.major)
         return _describe(request, payload, metadata_size, packages)
     except OSError as error:
@@ -97,8 +103,10 @@ def _check(request: BuildRequest) -> None:
         raise LocalError(ErrorCode.USAGE, problem, hint="See `update-payload build --help`.")
 
 
-def _manifest(request: BuildRequest, spool: BinaryIO, keys: Sequence[RSAPrivateKey]) -> pb.DeltaArchiveManifest:
-    """Compress everything into the spool and describe it."""
+def _manifest(
+    request: BuildRequest, spool: BinaryIO, keys: Sequence[RSAPrivateKey]
+) -> tuple[pb.DeltaArchiveManifest, bytes | None]:
+    """Compress everything into the spool; return its description, and the index if there is one."""
     manifest = pb.DeltaArchiveManifest(
         block_size=BLOCK,
         product=request.product,
@@ -108,26 +116,33 @@ def _manifest(request: BuildRequest, spool: BinaryIO, keys: Sequence[RSAPrivateK
     )
     if request.not_after is not None:
         manifest.not_after = request.not_after
-    end = _add_v1(manifest, request, spool) if request.major == V1 else _add_v2(manifest, request, spool)
+    index = None
+    if request.major == V1:
+        end = _add_v1(manifest, request, spool)
+    else:
+        end, index = _add_v2(manifest, request, spool)
     manifest.signatures_offset, manifest.signatures_size = end, signature_size(keys)
     if request.major == V1:
         _add_noop(manifest, pb.InstallOperation(data_offset=end, data_length=manifest.signatures_size))
-    return manifest
+    return manifest, index
 
 
-def _add_v2(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO) -> int:
+def _add_v2(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO) -> tuple[int, bytes]:
     manifest.minor_version = MINOR_FULL
-    plan = Plan(request.chunk_kib * 1024, request.compression or "zstd", zeros=True, jobs=request.jobs)
-    end = 0
-    images = [(request.partition, request.image)]
+    plan = Plan(request.chunk_kib * 1024, request.compression or "zstd", zeros=True, jobs=request.jobs, index=True)
+    root = chunk_image(request.image, spool, start=0, plan=plan)
+    _add_partition(manifest, request.partition, root)
+    end = root.data_end
     if request.kernel is not None:
-        images.append(("kernel", request.kernel))
-    for name, image in images:
-        chunked = chunk_image(image, spool, start=end, plan=plan)
-        partition = manifest.partitions.add(partition_name=name, operations=chunked.operations)
-        partition.new_partition_info.size, partition.new_partition_info.hash = chunked.size, chunked.sha256
-        end = chunked.data_end
-    return end
+        kernel = chunk_image(request.kernel, spool, start=end, plan=dataclasses.replace(plan, index=False))
+        _add_partition(manifest, "kernel", kernel)
+        end = kernel.data_end
+    return end, encode_index(root.described, BLOCK)
+
+
+def _add_partition(manifest: pb.DeltaArchiveManifest, name: str, chunked: Chunked) -> None:
+    partition = manifest.partitions.add(partition_name=name, operations=chunked.operations)
+    partition.new_partition_info.size, partition.new_partition_info.hash = chunked.size, chunked.sha256
 
 
 def _add_v1(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO) -> int:

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from updated.common.durable import write_atomic
 from updated.errors import ErrorCode, LocalError
 from updated.payload import update_metadata_pb2 as pb
+from updated.payload.index import KIND as KIND_OF_INDEX
 from updated.payload.limits import LIMITS
 from updated.payload.parse import PACKAGE_NAME
 
 KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 DEFAULT_KIND = "file"
-RESERVED = ("index",)  # kinds that `build` itself makes
+RESERVED = (KIND_OF_INDEX,)  # kinds that `build` itself makes
 PIECE = 1024 * 1024
 
 
@@ -81,7 +83,7 @@ def add_packages(manifest: pb.DeltaArchiveManifest, files: Sequence[PackageFile]
         OSError: a file can't be read or written.
     """
     names = [file.path.name for file in files]
-    if len(set(names)) != len(names) or len(names) > LIMITS.packages:
+    if len(set(names)) != len(names) or len(names) >= LIMITS.packages:  # one is the index
         raise LocalError(
             ErrorCode.USAGE, f"the packages are too many, or two have one name: {', '.join(names)}", hint="Rename one."
         )
@@ -92,6 +94,18 @@ def add_packages(manifest: pb.DeltaArchiveManifest, files: Sequence[PackageFile]
         manifest.packages.add(name=found.name, size=found.size, sha256=found.sha256, kind=found.kind)
         measured.append(found)
     return measured
+
+
+def add_index(manifest: pb.DeltaArchiveManifest, index: bytes, path: Path) -> Measured:
+    """Write the payload's index beside it and put it into the manifest.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    write_atomic(path, index, 0o644)
+    found = measure(path, KIND_OF_INDEX)
+    manifest.packages.add(name=found.name, size=found.size, sha256=found.sha256, kind=found.kind)
+    return found
 
 
 def _copy(path: Path, copy: Path, found: Measured) -> None:
