@@ -1,0 +1,110 @@
+"""A simulated fleet on one real etcd: what does it cost to grant a reboot slot, with how many hosts waiting?
+
+    python -m tests.bench.fleet [--waiters 10 100 1000] [--json]
+
+Every host is the product's own `Semaphore` on its own client. Beside it, in the same run, the same fleet with
+locksmith's way: one document, read and compare-and-swap, a back-off that doubles. Times are scaled 1:50 (a reboot of
+60 s takes 1.2 s); what counts are requests and order, which the machine's speed doesn't change. Hosts want to reboot
+all at once. All in one process on one etcd with its data in memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tests.bench.fleet_cas import run_cas
+from tests.bench.fleet_tickets import run_tickets
+from tests.support.etcd import Etcd
+from updated.common.cli import table
+
+DEFAULT_WAITERS = (10, 100, 1000)
+MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one run cost."""
+
+    design: str
+    waiters: int
+    max: int
+    granted: int
+    secs: float
+    requests: int
+    compare_failures: int
+    inversions: int  # hosts that went although `max` or more were ahead of them
+
+    @property
+    def per_slot(self) -> float:
+        """Requests for each slot granted."""
+        return self.requests / max(self.granted, 1)
+
+
+async def measure(endpoint: str, waiters: int, *, secs: float, cas_secs: float) -> list[Row]:
+    """Run the fleet with tickets, then with compare-and-swap; each is ended after its time."""
+    limit = max(1, waiters // 20)
+    rows = []
+    for design, run, bound in (("tickets", run_tickets, secs), ("compare-and-swap", run_cas, cas_secs)):
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        tally = await run(endpoint, waiters, limit, bound, random.Random(waiters))
+        rows.append(
+            Row(
+                design=design, waiters=waiters, max=limit, granted=tally.granted, secs=round(loop.time() - start, 1),
+                requests=tally.requests, compare_failures=tally.compare_failures, inversions=tally.inversions,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def render(rows: Sequence[Row]) -> str:
+    """Lay the rows out for people."""
+    header = (
+        "design", "waiters", "max", "granted", "seconds", "requests", "per slot", "compare failures", "out of turn",
+    )  # fmt: skip
+    lines = [
+        (
+            row.design, str(row.waiters), str(row.max), f"{row.granted} of {row.waiters}", f"{row.secs:.1f}",
+            str(row.requests), f"{row.per_slot:.1f}", str(row.compare_failures), str(row.inversions),
+        )
+        for row in rows
+    ]  # fmt: skip
+    return table(lines, header)
+
+
+def run(waiters: Sequence[int], *, secs: float, cas_secs: float) -> list[Row]:
+    """Measure each size on an etcd of its own."""
+    rows = []
+    for count in waiters:
+        folder = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
+        with folder as name, Etcd(Path(name), "--quota-backend-bytes", str(4 << 30)) as etcd:
+            rows += asyncio.run(measure(etcd.endpoint, count, secs=secs, cas_secs=cas_secs))
+    return rows
+
+
+def main() -> None:
+    """Run the benchmark and print its table."""
+    parser = argparse.ArgumentParser(
+        description="requests for each reboot slot granted, tickets beside locksmith's way"
+    )
+    parser.add_argument("--waiters", type=int, nargs="+", default=DEFAULT_WAITERS, metavar="N")
+    parser.add_argument("--secs", type=float, default=1800.0, help="end a run with tickets after this time")
+    parser.add_argument("--cas-secs", type=float, default=120.0, help="end a run with compare-and-swap after this time")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    rows = run(arguments.waiters, secs=arguments.secs, cas_secs=arguments.cas_secs)
+    if arguments.json:
+        print(json.dumps([asdict(row) | {"per_slot": round(row.per_slot, 2)} for row in rows], indent=2))
+    else:
+        print(render(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The fleet with the product's tickets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import httpx
+
+from lockd import etcd_codec as codec
+from lockd.etcd import EtcdClient, EtcdOptions
+from lockd.semaphore import Identity, Semaphore
+from lockd.store import EtcdStore
+from tests.support.moving_clock import MovingClock
+
+DOWN_SECS = 1.2  # 60 s, 1:50
+WATCH_SECS = 60.0
+BOOT = "00000000-0000-4000-8000-000000000001"
+
+
+@dataclass
+class Tally:
+    """What was counted."""
+
+    granted: int = 0
+    requests: int = 0
+    compare_failures: int = 0
+    inversions: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)  # of those who wait: their place in the queue
+
+
+class CountingClient(EtcdClient):
+    """Counts transactions whose comparison failed."""
+
+    compare_failures = 0
+
+    async def txn(self, compares: Sequence[codec.Json], operations: Sequence[codec.Json]) -> codec.TxnAnswer:
+        answer = await super().txn(compares, operations)
+        self.compare_failures += not answer.succeeded
+        return answer
+
+
+async def run_tickets(endpoint: str, waiters: int, limit: int, secs: float, dice: random.Random) -> Tally:
+    """Let everybody reboot once, or as many as the time allows."""
+    tally = Tally()
+    clients = [connect(endpoint) for _ in range(waiters + 1)]
+    await _semaphore(clients[0], "operator").set_max(limit)
+    hosts = [_semaphore(client, f"{number:032x}") for number, client in enumerate(clients[1:], 1)]
+    dice.shuffle(hosts)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(secs):
+            await asyncio.gather(*(_reboot(host, limit, tally) for host in hosts))
+    tally.requests = sum(client.requests for client in clients)
+    tally.compare_failures = sum(client.compare_failures for client in clients)
+    await asyncio.gather(*(client.close() for client in clients))
+    return tally
+
+
+def connect(endpoint: str) -> CountingClient:
+    http = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(verify=False), trust_env=False)
+    return CountingClient(EtcdOptions((endpoint,), request_timeout_secs=300), http)
+
+
+def _semaphore(client: EtcdClient, name: str) -> Semaphore:
+    store = EtcdStore(client, prefix="/fleet", group="web", lease_ttl_secs=600)
+    return Semaphore(store, MovingClock(), Identity(name, BOOT, f"host-{name[-5:]}.example.org"))
+
+
+async def _reboot(host: Semaphore, limit: int, tally: Tally) -> None:
+    name = host.identity.machine_id
+    standing = await host.acquire("4230.2.1", "4230.2.2")
+    tally.numbers[name] = standing.ticket.create_revision
+    while not await host.commit(standing, "4230.2.1", "4230.2.2"):
+        await host.store.wait_turn(standing.group, standing.ticket, WATCH_SECS)
+        standing = await host.acquire("4230.2.1", "4230.2.2")
+    mine = tally.numbers.pop(name)
+    tally.inversions += sum(number < mine for number in tally.numbers.values()) >= limit
+    tally.granted += 1
+    await asyncio.sleep(DOWN_SECS)
+    own = (await host.read()).of(name)  # as after the boot
+    assert own is not None
+    assert await host.give_back(own)
