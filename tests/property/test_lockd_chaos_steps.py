@@ -14,6 +14,7 @@ from tests.support.lockd_chaos import Fleet
 RUNS = scale(40, 10_000)
 STEPS = 50
 BATCHES = 4  # so that the workers share them
+SETTLED = 3  # every third is followed to its end; that costs as much as the history itself
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 @pytest.mark.parametrize("batch", range(BATCHES))
 @pytest.mark.timeout(scale(300, 4 * 3600))
 async def test_never_too_many_gone_whatever_happens(etcd: Etcd, batch: int) -> None:
-    """Over any history, no step lets more go down than max says, and afterwards everybody gets its turn."""
+    """Over any history, no step lets more go down than max says, and, followed to the end, everybody gets its turn."""
     went_down = 0
     for number in range(batch, RUNS, BATCHES):
         fleet = Fleet(etcd.endpoint, f"run-{number}", random.Random(number))
@@ -41,11 +42,12 @@ async def test_never_too_many_gone_whatever_happens(etcd: Etcd, batch: int) -> N
 async def history(fleet: Fleet, seed: int) -> None:
     before = await fleet.look()
     for _step in range(STEPS):
-        was_gone = fleet.gone(before)
+        was_gone, writes = fleet.gone(before), fleet.writes
         await fleet.step()
-        after = await fleet.look()
+        after = await fleet.look() if fleet.writes > writes else before
         gone = fleet.gone(after)
         allowed = max(after.settings.max, len(was_gone))
         assert len(gone) <= allowed, f"seed {seed}: {sorted(gone)} are gone\n" + "\n".join(fleet.log)
         before = after
-    await fleet.settle()
+    if seed % SETTLED == 0:
+        await fleet.settle()

@@ -23,12 +23,23 @@ from tests.support.moving_clock import MovingClock
 FATES = ("arrives",) * 12 + ("answer lost", "request lost", "sent twice", "delayed", "delayed and sent twice")
 
 
+class CountingTransport(httpx.AsyncHTTPTransport):
+    """Sends each request; `writes` counts those that may change something."""
+
+    def __init__(self) -> None:
+        super().__init__(verify=False)
+        self.writes = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.writes += b"request_put" in request.content or b"request_delete" in request.content
+        return await super().handle_async_request(request)
+
+
 class CruelTransport(httpx.AsyncBaseTransport):
     """Does to each request what the dice say; what was delayed arrives at `deliver`."""
 
-    def __init__(self, dice: random.Random) -> None:
-        self._dice = dice
-        self._real = httpx.AsyncHTTPTransport(verify=False)
+    def __init__(self, dice: random.Random, real: CountingTransport) -> None:
+        self._dice, self._real = dice, real
         self.late: list[httpx.Request] = []
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -76,9 +87,10 @@ class Fleet:
     def __init__(self, endpoint: str, group: str, dice: random.Random) -> None:
         """Connect everybody: the hosts by bad connections, the operator and the onlooker by good ones."""
         self._endpoint, self._group, self.dice = endpoint, group, dice
-        self.transport = CruelTransport(dice)
+        self._counted = CountingTransport(), CountingTransport()
+        self.transport = CruelTransport(dice, self._counted[0])
         self._client = self._connect(self.transport)
-        self._onlooker = self._connect(httpx.AsyncHTTPTransport(verify=False))
+        self._onlooker = self._connect(self._counted[1])
         self.operator = self._semaphore(self._onlooker, "operator", 1)
         self.hosts = [Host(name, self._semaphore(self._client, name, 1)) for name in ("m0", "m1", "m2", "m3")]
         self.log: list[str] = []
@@ -93,6 +105,11 @@ class Fleet:
     async def close(self) -> None:
         await self._client.close()
         await self._onlooker.close()
+
+    @property
+    def writes(self) -> int:
+        """Return how many requests went through that may have changed something."""
+        return sum(transport.writes for transport in self._counted)
 
     async def look(self) -> Group:
         """Read the group as it is."""
