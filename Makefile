@@ -42,8 +42,8 @@ proto: bootstrap-test  ## update_metadata_pb2 from its .proto
 
 lock:  ## both lock files from pyproject.toml
 	@command -v $(UV) >/dev/null || { echo "error: no uv; install it, or make lock UV=/path/to/uv" >&2; exit 1; }
-	$(UV_COMPILE) --extra server --extra build pyproject.toml -o requirements.lock
-	$(UV_COMPILE) --extra server --extra build --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(UV_COMPILE) --extra server --extra release --extra build pyproject.toml -o requirements.lock
+	$(UV_COMPILE) --extra server --extra release --extra build --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 install: install-files install-python  ## a whole host below DESTDIR: commands, units, policies, defaults, man pages
 

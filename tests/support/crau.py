@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 
 import zstandard
 
+from tests.support.crau_delta import unpatch
+
 HOLE = 2**64 - 1
 DIGEST_INFO = bytes.fromhex("3031300d060960864801650304020105000420")  # SHA-256, RFC 8017 section 9.2
 REPLACE, REPLACE_BZ, ZERO, REPLACE_XZ, REPLACE_ZSTD = 0, 1, 6, 8, 14
+SOURCE_COPY, SOURCE_BSDIFF, BROTLI_BSDIFF = 4, 5, 10
 UNPACK: dict[int, Callable[[bytes], bytes]] = {
     REPLACE: bytes,
     REPLACE_BZ: bz2.decompress,
@@ -43,11 +46,12 @@ class Checked:
     signature_versions: list[int]
     longest_write: int  # bytes of the longest operation that has data
     noop_offsets: list[int] = field(default_factory=list)
+    old: bytes = b""  # the image that a delta was made from
     packages: list[tuple[str, int, bytes, str]] = field(default_factory=list)  # name, size, SHA-256, kind
 
 
-def check(payload: bytes, public_pem: bytes, others: Sequence[bytes] = ()) -> Checked:
-    """Read a full, signed payload from end to end; return its images.
+def check(payload: bytes, public_pem: bytes, others: Sequence[bytes] = (), old: bytes = b"") -> Checked:
+    """Read a signed payload from end to end; return its images. A delta is applied to `old`.
 
     `public_pem` is the last key, the one that update_engine looks for; `others` are those before it, if all are to be
     checked.
@@ -66,12 +70,14 @@ def check(payload: bytes, public_pem: bytes, others: Sequence[bytes] = ()) -> Ch
     versions = check_signatures(payload[data_begin + offset :], metadata + data, public_pem, others)
     if major == 2:
         check_signatures(payload[len(metadata) : data_begin], metadata, public_pem, others)
-    return _images(major, manifest, data, size, versions)
+    return _images(major, manifest, data, size, versions, old)
 
 
-def _images(major: int, manifest: Message, data: bytes, signature_size: int, versions: list[int]) -> Checked:
+def _images(
+    major: int, manifest: Message, data: bytes, signature_size: int, versions: list[int], old: bytes
+) -> Checked:
     block = number(manifest, 3, 4096)
-    checked = Checked(major, block, {}, {}, _identity(manifest), versions, 0)
+    checked = Checked(major, block, {}, {}, _identity(manifest), versions, 0, old=old)
     checked.packages = [(text(m, 1), number(m, 2), raw(m, 3), text(m, 4)) for m in messages(manifest, 1005)]
     used = 0
     for name, operations, info in _parts(major, manifest):
@@ -97,18 +103,30 @@ def _parts(major: int, manifest: Message) -> Iterator[tuple[str, list[Message], 
             yield text(part, 1), messages(part, 8), messages(part, 7)[0]
 
 
+def _source(op: Message, old: bytes, block: int) -> bytes:
+    """Read what an operation of a delta reads, against its hash."""
+    spans = [(number(extent, 1) * block, number(extent, 2) * block) for extent in messages(op, 4)]
+    assert all(begin + length <= len(old) for begin, length in spans)
+    source = b"".join(old[begin : begin + length] for begin, length in spans)
+    assert hashlib.sha256(source).digest() == raw(op, 9)
+    return source
+
+
 def _carry_out(operations: list[Message], info: Message, data: bytes, used: int, checked: Checked) -> tuple[bytes, int]:
     block, size = checked.block_size, number(info, 1)
     image = bytearray(-(-size // block) * block)
     written = bytearray(len(image) // block)  # how often each block
     for op in operations:
-        made = b""
-        if number(op, 1) != ZERO:
+        made, kind = b"", number(op, 1)
+        if kind == SOURCE_COPY:
+            made = _source(op, checked.old, block)
+        elif kind != ZERO:
             assert number(op, 2) == used, "data lie in the order of the operations, without gaps"
             blob = data[used : used + number(op, 3)]
             used += len(blob)
             assert hashlib.sha256(blob).digest() == raw(op, 8)
-            made = UNPACK[number(op, 1)](blob)
+            patched = kind in (SOURCE_BSDIFF, BROTLI_BSDIFF)
+            made = unpatch(_source(op, checked.old, block), blob) if patched else UNPACK[kind](blob)
             checked.longest_write = max(checked.longest_write, len(made))
         _write(image, written, messages(op, 6), made, block)
     assert set(written) <= {1}, "each block is written once"

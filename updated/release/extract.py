@@ -18,6 +18,7 @@ from updated.install.stream import Metadata, PayloadReader, WholeReader, open_pa
 from updated.payload.manifest import FROM_SOURCE, Manifest, Operation, Partition
 from updated.payload.signature import parse_signatures
 from updated.payload.trust import Keyring
+from updated.release.packages import measure
 
 PIECE = 1024 * 1024
 
@@ -41,6 +42,30 @@ def verify(payload: Path, keyring: Keyring) -> tuple[Manifest, str]:
         for operation in partition.operations:
             _check_data(operation, reader.take(operation.data_length))
     return manifest, reader.check_end(keyring, None)
+
+
+def check_packages(manifest: Manifest, payload: Path) -> list[str]:
+    """Check the release's other files, which lie beside the payload; return the names of those that don't.
+
+    Raises:
+        RefusedError: PACKAGE_MISMATCH; one isn't what was signed.
+        LocalError: STATE; one can't be read.
+    """
+    missing = []
+    for package in manifest.packages:
+        path = payload.with_name(package.name)
+        try:
+            found = measure(path, package.kind)
+        except FileNotFoundError:
+            missing.append(package.name)
+            continue
+        except OSError as error:
+            raise LocalError(ErrorCode.STATE, f"{path}: {error.strerror}", hint="Look at its permissions.") from error
+        if (found.size, found.sha256) != (package.size, package.sha256):
+            raise RefusedError(
+                ErrorCode.PACKAGE_MISMATCH, f"{path} is not what was signed", hint="Get it from where it was built."
+            )
+    return missing
 
 
 def _check_data(operation: Operation, data: bytes | memoryview) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from updated.install.keys import read_keyring
 from updated.release.attach import attach, digest
 from updated.release.build import BuildRequest, build
 from updated.release.chunks import COMPRESSIONS
-from updated.release.extract import extract, inspect, verify
+from updated.release.extract import check_packages, extract, inspect, verify
 from updated.release.packages import parse_package
 from updated.release.sign import keygen
 
@@ -93,7 +94,7 @@ def _add_build(command: argparse.ArgumentParser) -> None:
         "--key", type=Path, required=True, action="append", metavar="PRIVATE.pem", help="repeat it to sign with several"
     )
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
-    command.add_argument("--old", type=Path, metavar="OLD_IMAGE", help=argparse.SUPPRESS)  # refused, with the reason
+    command.add_argument("--old", type=Path, metavar="OLD_IMAGE", help="make a delta from this image")
     command.add_argument("--partition", default="root", metavar="NAME")
     command.add_argument("--kernel", type=Path, metavar="FILE")
     command.add_argument("--major", type=int, choices=(1, 2), default=2)
@@ -115,10 +116,6 @@ def _keygen(arguments: argparse.Namespace) -> None:
 def _build(arguments: argparse.Namespace) -> None:
     given = vars(arguments)
     del given["command"]
-    if given.pop("old") is not None:
-        raise LocalError(
-            ErrorCode.USAGE, "deltas can't be built yet", hint="Leave --old out; hosts take the full payload."
-        )
     given["key"] = tuple(given["key"])
     given["packages"] = tuple(parse_package(text) for text in given.pop("package"))
     if given["not_after"] is not None:
@@ -153,8 +150,11 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 def _verify(arguments: argparse.Namespace) -> None:
     manifest, key = verify(arguments.file, read_keyring(arguments.keys))
+    missing = check_packages(manifest, arguments.file)
     version = manifest.identity.version if manifest.identity else "of unknown version"
     print(f"{arguments.file}: release {version}, signed by {key}, every hash holds")
+    if missing:
+        print(f"not looked at, for they aren't beside it: {', '.join(missing)}", file=sys.stderr)
 
 
 def _digest(arguments: argparse.Namespace) -> None:
