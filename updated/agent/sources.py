@@ -10,7 +10,7 @@ from typing import Protocol
 from updated.agent.by_hand import DescriptorSource, Given
 from updated.agent.download import Mirrors, open_http
 from updated.config import Settings
-from updated.errors import ErrorCode, LocalError
+from updated.errors import ErrorCode, RemoteError
 from updated.install.fetch import Source
 from updated.omaha.protocol import Offer
 
@@ -44,13 +44,13 @@ class FileCopy:
         """Return a file of the directory; a link there leads nowhere.
 
         Raises:
-            LocalError: DOWNLOAD_TRANSFER; there is none that can be read.
+            RemoteError: DOWNLOAD_TRANSFER; there is none that can be read, as a mirror may lack one.
         """
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             self._opened.append(os.open(name, flags, dir_fd=self._given.directory))
         except OSError as error:
-            raise LocalError(
+            raise RemoteError(
                 ErrorCode.DOWNLOAD_TRANSFER,
                 f"{name} ({size} bytes) can't be read beside {self._given.origin}: {error.strerror}",
                 hint="Copy the release's other files into the payload's directory.",

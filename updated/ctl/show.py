@@ -33,6 +33,8 @@ def status_lines(status: Mapping[str, Any]) -> str:
     if status["version_new"]:
         where = f" in slot {status['slot_target']}" if status["slot_target"] else ""
         rows.append(("new", f"{status['version_new']}{where}"))
+    if status["by_hand"]:
+        rows.append(("by hand", f"from {status['by_hand']}"))
     if status["state"] in ("downloading", "verifying"):
         rows.append(("progress", progress_text(status)))
     rows.append(("last check", status["last_check"] or "never"))

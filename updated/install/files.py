@@ -33,7 +33,8 @@ class FileTarget:
     def __enter__(self) -> Self:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._fd = os.open(self._beside, flags, self._mode)
+            self._fd = os.open(self._beside, flags, MODE)
+            os.fchmod(self._fd, self._mode)  # whatever the umask is
         except OSError as error:
             raise self._failed(error) from error
         return self

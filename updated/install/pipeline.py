@@ -171,6 +171,7 @@ class _Install:
         metadata = self._metadata()
         manifest = metadata.manifest
         check_identity(manifest.identity, request.policy, request.now)
+        metadata.check_size(request.offer_size)
         root = _slot_partition(manifest, request.file_targets)
         packages = select_packages(manifest.packages, request.packages)
         image = _image(root.new)

@@ -39,6 +39,15 @@ class Metadata:
         data = max(self.manifest.data_length, self.manifest.signatures_offset)
         return self.data_start + data + self.manifest.signatures_size
 
+    def check_size(self, offered: int | None) -> None:
+        """See that what is offered is as long as the payload says of itself; parts of it may never be fetched.
+
+        Raises:
+            RemoteError: PAYLOAD_SIZE_MISMATCH.
+        """
+        if offered is not None and offered != self.payload_size:
+            raise _size_mismatch(f"{offered} bytes are offered, the payload has {self.payload_size}")
+
     @property
     def digest(self) -> bytes:
         """The SHA-256 that tells releases apart, and, when they are signed, their whole content."""
