@@ -73,6 +73,7 @@ class Coordinator:
         self._settled = means.semaphore is None  # no ticket of ours is in the store, as far as we know
         self._standing: Standing | None = None  # while we wait in the queue
         self._reboot_asked_at: float | None = None  # monotonic
+        self._in_doubt = False  # we may have written that we go, and didn't go
         self._failures = 0
         self._looking = False
 
@@ -205,10 +206,11 @@ class Coordinator:
     async def _acquire(self, seen: AgentView) -> Standing | None:
         if self._means.semaphore is None:
             return None
+        self._settled = False  # whatever becomes of the answer
         standing = await self._means.semaphore.acquire(
             seen.version_booted, self._version_to(seen), seen=self.view.group
         )
-        self._settled, self.view.group = False, standing.group
+        self.view.group = standing.group
         return standing
 
     async def _go(self, standing: Standing | None, seen: AgentView) -> float:
@@ -225,7 +227,7 @@ class Coordinator:
         except LockdError:
             await self._undo()
             raise
-        self._reboot_asked_at = self._means.clock.monotonic()
+        self._reboot_asked_at, self._in_doubt = self._means.clock.monotonic(), False
         self.view.state = "rebooting"
         return REST_SECS
 
@@ -233,6 +235,7 @@ class Coordinator:
         semaphore = self._means.semaphore
         if semaphore is None:
             return True
+        self._in_doubt = True
         return await semaphore.commit(standing, seen.version_booted, self._version_to(seen))
 
     async def _undo(self) -> None:
@@ -250,8 +253,8 @@ class Coordinator:
         return self._means.clock.monotonic() - self._reboot_asked_at < self._policy.reboot_retry_secs
 
     def _reboot_came_to_nothing(self) -> bool:
-        """Whether we asked for a reboot so long ago that this boot would be over if it had come about."""
-        return self._reboot_asked_at is not None and not self._asked_lately()
+        """Whether we didn't ask, or so long ago that this boot would be over if the reboot had come about."""
+        return self._in_doubt or (self._reboot_asked_at is not None and not self._asked_lately())
 
     # ---- facts
 

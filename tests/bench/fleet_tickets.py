@@ -18,6 +18,7 @@ from tests.support.moving_clock import MovingClock
 
 DOWN_SECS = 1.2  # 60 s, 1:50
 WATCH_SECS = 60.0
+PATIENCE_SECS = 600.0  # with one request: everybody shares one process and one etcd
 BOOT = "00000000-0000-4000-8000-000000000001"
 
 
@@ -60,8 +61,9 @@ async def run_tickets(endpoint: str, waiters: int, limit: int, secs: float, dice
 
 
 def connect(endpoint: str) -> CountingClient:
-    http = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(verify=False), trust_env=False)
-    return CountingClient(EtcdOptions((endpoint,), request_timeout_secs=300), http)
+    transport = httpx.AsyncHTTPTransport(verify=False)
+    http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=PATIENCE_SECS)
+    return CountingClient(EtcdOptions((endpoint,), request_timeout_secs=PATIENCE_SECS), http)
 
 
 def _semaphore(client: EtcdClient, name: str) -> Semaphore:
