@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,7 +18,7 @@ from lockd.etcd import EtcdOptions, open_etcd
 from lockd.semaphore import Identity, Semaphore
 from lockd.store import EtcdStore
 from lockd.tickets import Phase
-from tests.support.etcd import Etcd
+from tests.support.etcd import Etcd, free_port
 from tests.support.fleetlock import Authority, LockManager, Zincati
 from tests.support.moving_clock import MovingClock
 from tests.support.processes import wait_for
@@ -186,6 +187,19 @@ def test_silent_etcd_is_no_yes(tmp_path: Path) -> None:
         assert host.pre_reboot()[1]["kind"] == "store_unavailable"
         paused.resume()
         assert wait_for(lambda: host.pre_reboot()[0] == 200, "yes after etcd came back")
+
+
+def test_service_manager_hears_of_start_life_and_end(tmp_path: Path) -> None:
+    """The service manager is told when the server answers, again and again that its loop turns, and that it stops."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.settimeout(60)
+        manager = LockManager(tmp_path / "m", f"http://127.0.0.1:{free_port()}", "insecure = true")
+        manager.env |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "150000"}
+        with manager:
+            assert [heard.recv(100) for _ in range(4)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1", b"WATCHDOG=1"]
+        messages = iter(lambda: heard.recv(100), b"STOPPING=1")
+        assert set(messages) <= {b"WATCHDOG=1"}
 
 
 # ---- requests that are none

@@ -78,6 +78,7 @@ class LockManager:
         self._config = folder / "lockd-fleetlock.toml"
         self._config.write_text(f'listen = "127.0.0.1:0"\n{more}\n[etcd]\nendpoints = ["{endpoint}"]\n'
                                 f'prefix = "/{folder.name}"\nrequest_timeout_secs = {etcd_secs}\n')  # fmt: skip
+        self.env = {"LOCKD_FLEETLOCK_CONFIG": str(self._config)}
         self.process: Process | None = None
         self.url = ""
 
@@ -94,7 +95,7 @@ class LockManager:
     def start(self) -> None:
         log = self._folder / "server.log"
         log.write_text("")
-        self.process = Process(tool("lockd-fleetlock"), log, {"LOCKD_FLEETLOCK_CONFIG": str(self._config)})
+        self.process = Process(tool("lockd-fleetlock"), log, self.env)
         line = self.process.wait_log("listening")
         self.url = next(part.removeprefix("url=") for part in line.split() if part.startswith("url="))
         self.process.wait_log("event=ready")
