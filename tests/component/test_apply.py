@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import shutil
 import threading
@@ -21,6 +22,7 @@ from tests.support.releases import PRODUCT, SLOT_BYTES
 from updated.common.bus import BusCallError, connect
 from updated.release.sign import keygen
 
+V1 = Path(__file__).parents[2] / "fixtures/payloads/crau-v1"
 AGENT = ("org.updated.Agent1", "/org/updated/Agent1", "org.updated.Agent1.Manager")
 
 
@@ -98,6 +100,19 @@ def test_payload_alone_is_installed(bench: Bench, tmp_path: Path) -> None:
     done = bench.machine.ctl("apply", str(payload), "--wait")
     assert done.returncode == 0, done.stderr
     assert content_of_b(bench) == bench.workshop.image("1.1.0").read_bytes()
+
+
+def test_payload_of_update_engine_is_named_after_its_file(bench: Bench, tmp_path: Path) -> None:
+    """A payload that doesn't say its version, where such are allowed, is called what its file is called."""
+    config = bench.machine.root / "updated.toml"
+    config.write_text(config.read_text().replace("[slots]", "allow_legacy_payloads = true\n[slots]"))
+    shutil.copy(V1 / "key-a.pub.pem", bench.machine.root / "keys/key-a.pem")
+    bench.machine.stop()
+    bench.machine.start()
+    assert bench.machine.ctl("apply", str(V1 / "full-signed-kernel.bin"), "--wait").returncode == 0
+    assert bench.machine.status()["version_new"] == "full-signed-kernel.bin"
+    image = lzma.decompress((V1 / "new.img.xz").read_bytes())
+    assert content_of_b(bench)[: len(image)] == image
 
 
 def test_url_is_installed(bench: Bench) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -308,6 +311,69 @@ def test_packages_need_room(shelf: Shelf) -> None:
     with pytest.raises(LocalError) as caught:
         shelf.fetch(huge)
     assert caught.value.code is ErrorCode.NO_SPACE
+
+
+class Faults:
+    """Makes the k-th call that changes the disk fail with an error of the medium; counts them all."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, number: int) -> None:
+        self._at, self._number, self.calls = at, number, 0
+        for owner, name in (
+            (os, "pwrite"),
+            (os, "pread"),
+            (os, "fsync"),
+            (os, "ftruncate"),
+            (Path, "replace"),
+            (Path, "unlink"),
+        ):
+            monkeypatch.setattr(owner, name, self._wrapped(getattr(owner, name)))
+
+    def _wrapped(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.calls += 1
+            if self.calls == self._at:
+                raise OSError(self._number, os.strerror(self._number))
+            return real(*arguments, **named)
+
+        return call
+
+
+def renew(shelf: Shelf) -> None:
+    """Put a release's two files in place, one of which an earlier release had too."""
+    with shelf.fetch(shelf.add("both.raw", b"new"), shelf.add("new.raw", b"new")) as staged:
+        staged.commit()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_each_write_may_fail(tmp_path: Path, workshop: Workshop, number: int) -> None:
+    """Whichever write, flush, read or rename fails, it is told, each file is old or new, and a retry succeeds."""
+    keyring = load_keyring({"ours": (workshop.keys / "public.pem").read_bytes()})
+    for at in itertools.count(1):
+        (tmp_path / str(at)).mkdir()
+        shelf = Shelf(tmp_path / str(at), keyring)
+        with shelf.fetch(shelf.add("both.raw", b"old"), shelf.add("gone.raw", b"old")) as staged:
+            staged.commit()
+        with pytest.MonkeyPatch.context() as patched:
+            faults = Faults(patched, at, number)
+            told = told_by(partial(renew, shelf))
+        assert told in (None, ErrorCode.DOWNLOAD_WRITE, ErrorCode.NO_SPACE, ErrorCode.READ_BACK)
+        assert told is not None or faults.calls < at, "a fault is never passed over"
+        assert set(shelf.content().values()) <= {b"old", b"new"}
+        assert [name for name in shelf.content() if name.endswith(".updated-new")] == []
+        renew(shelf)
+        assert shelf.content() == {"both.raw": b"new", "new.raw": b"new"}
+        if faults.calls < at:
+            break  # nothing is left that could fail
+    assert at > 12
+
+
+def told_by(work: Callable[[], None]) -> ErrorCode | None:
+    """Return the error that an operator is told; None when the work succeeds."""
+    try:
+        work()
+    except LocalError as error:
+        return error.code
+    return None
 
 
 def with_packages(bench: Bench, folder: Path, *files: Path, **settings: Any) -> Path:

@@ -180,8 +180,7 @@ class Demo:
         self.show(done.stdout + done.stderr)
         after = machine.slots()
         self.check("forged 1.2.0", f"refused, exit code {done.returncode}", holds=done.returncode == 3)
-        marked = after["A"]["bootable"] or after["B"] != before["B"]
-        self.check("slots after the forgery", "nothing marked, B as it was", holds=not marked)
+        self.check("slots after the forgery", "nothing marked, B as it was", holds=after == before)
 
     def survive_bad_release(self, machine: Machine) -> None:
         """1.3.0 is signed, but its health check fails."""
@@ -237,11 +236,14 @@ class Demo:
 
 
 def forge(release: Path) -> None:
-    """Flip one bit in the middle of a payload and make the release's hashes fit, as a server that lies would."""
+    """Flip one bit of a payload's manifest and make the release's hashes fit, as a server that lies would.
+
+    A bit of the data might be one that this host doesn't fetch, because it has that part of the image already.
+    """
     facts = json.loads(release.read_text())
     payload = release.parent / facts["payload"]
     data = bytearray(payload.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[100] ^= 1
     payload.write_bytes(data)
     facts["sha256"] = sha256(data).hexdigest()
     facts["sha1"] = b64encode(sha1(data, usedforsecurity=False).digest()).decode()

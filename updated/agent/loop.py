@@ -155,6 +155,8 @@ class Agent:
         elif effect is Effect.SCHEDULE:
             self._schedule()
         else:
+            if occurrence.given is not None:
+                self._show_given(occurrence.given)
             _ = self._spawn(self._watch(effect, occurrence))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -192,13 +194,16 @@ class Agent:
             raise AssertionError("an install follows an offer")
         return await self._install.install(self._server.offer)
 
-    async def _install_by_hand(self, given: Given | None) -> tuple[Event, ...]:
-        if given is None:
-            raise AssertionError("what is installed by hand was given")
+    def _show_given(self, given: Given) -> None:
+        """Show what is installed by hand, from the first status on that has it under way."""
         view = self.view
         view.by_hand, view.version_new, view.refusal, view.update_available = given.origin, None, None, False
         view.bytes_total, view.bytes_done, view.bytes_reused = given.size or 0, 0, 0
         self.context.memory.last_error = view.last_error = None  # of an earlier attempt
+
+    async def _install_by_hand(self, given: Given | None) -> tuple[Event, ...]:
+        if given is None:
+            raise AssertionError("what is installed by hand was given")
         return await self._install.install(given.as_offer(), given)
 
     def _note_error(self, error: UpdateError | None) -> None:

@@ -29,6 +29,7 @@ class FileTarget:
         self.path, self._image, self._mode, self._setting = path, image, mode, setting
         self._beside = path.with_name(path.name + BESIDE)
         self._fd = -1
+        self._committed = False
 
     def __enter__(self) -> Self:
         try:
@@ -43,7 +44,13 @@ class FileTarget:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._fd)
-        self._beside.unlink(missing_ok=True)  # gone already when it was committed
+        if self._committed:
+            return
+        try:
+            self._beside.unlink(missing_ok=True)
+        except OSError as left:
+            if error is None:  # else that one is what counts
+                raise self._failed(left) from left
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`.
@@ -65,9 +72,16 @@ class FileTarget:
         Raises:
             LocalError: READ_BACK.
         """
-        data = os.pread(self._fd, length, offset)
-        if len(data) != length:
-            raise LocalError(ErrorCode.READ_BACK, f"{self._beside} ends early", hint="See the kernel's log (`dmesg`).")
+        try:
+            data = os.pread(self._fd, length, offset)
+            if len(data) != length:
+                raise OSError(errno.EIO, "it ends early")
+        except OSError as error:
+            raise LocalError(
+                ErrorCode.READ_BACK,
+                f"{self._beside} can't be read back: {error.strerror}",
+                hint="The medium may be failing; see the kernel's log (`dmesg`).",
+            ) from error
         return data
 
     def check(self) -> None:
@@ -101,6 +115,7 @@ class FileTarget:
         """
         try:
             self._beside.replace(self.path)
+            self._committed = True
             sync_directory(self.path.parent)
         except OSError as error:
             raise self._failed(error) from error

@@ -24,6 +24,7 @@ from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import V1, V2, Header, encode_header
 from updated.payload.index import encode_index
 from updated.payload.manifest import SPARSE_HOLE, OpType
+from updated.payload.parse import PACKAGE_NAME
 from updated.release.chunks import BLOCK, COMPRESSIONS, Chunked, Plan, chunk_image
 from updated.release.packages import Measured, PackageFile, add_index, add_packages, measure
 from updated.release.sign import load_private_keys, sign, signature_size
@@ -96,8 +97,8 @@ def _check(request: BuildRequest) -> None:
         problem = f"chunks of {request.chunk_kib} KiB are no whole blocks of {BLOCK} bytes"
     elif request.rollback_index < 0 or request.jobs < 1:
         problem = "the rollback index and the jobs can't be negative"
-    elif any("/" in text or not text.isprintable() or not text for text in (request.product, request.version)):
-        problem = "product and version are part of file names: they can't be empty or have a slash"
+    elif not PACKAGE_NAME.fullmatch(f"{request.product}-{request.version}.payload") or not request.version:
+        problem = "product and version are part of file names and URLs: use letters, digits and ._+~@=,- only"
     elif not request.image.is_file() or request.image.stat().st_size == 0:
         problem = f"{request.image} is no image file"
     problem = problem or _problem_of_delta(request)
