@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from lockd import gates, status, windows
 from lockd.agent import AgentView, rolled_back_since
 from lockd.errors import ErrorCode, LockdError, RefusedError
-from lockd.semaphore import Semaphore, Standing
+from lockd.semaphore import NOTHING_SEEN, Semaphore, Standing
 from lockd.tickets import Phase, Ticket
 from updated.common.clock import Clock
 from updated.common.durable import read_bounded
@@ -127,7 +127,7 @@ class Coordinator:
         seen = await self._means.agent.look()
         facts = self._facts(seen, None)
         self._show(facts, "blocked" if facts.need.wanted else "idle")
-        own = await self._own_ticket(seen)
+        own = await self._own_ticket()
         if own is not None and await self._settle(own, seen):
             return REST_SECS
         if not gates.may_ask_for_ticket(facts):
@@ -136,10 +136,11 @@ class Coordinator:
             return self._until_edge(facts)
         return await self._approach(seen)
 
-    async def _own_ticket(self, seen: AgentView) -> Ticket | None:
+    async def _own_ticket(self) -> Ticket | None:
         """Return this host's ticket; the store is only asked when there may be one."""
         semaphore = self._means.semaphore
-        if semaphore is None or (self._settled and not self._wanted(seen)):
+        if semaphore is None or self._settled:
+            self.view.group = None
             return None
         self.view.group = await semaphore.read()
         own = self.view.group.of(self.view.machine_id)
@@ -206,10 +207,9 @@ class Coordinator:
     async def _acquire(self, seen: AgentView) -> Standing | None:
         if self._means.semaphore is None:
             return None
+        group = NOTHING_SEEN if self._settled else self.view.group
         self._settled = False  # whatever becomes of the answer
-        standing = await self._means.semaphore.acquire(
-            seen.version_booted, self._version_to(seen), seen=self.view.group
-        )
+        standing = await self._means.semaphore.acquire(seen.version_booted, self._version_to(seen), seen=group)
         self.view.group = standing.group
         return standing
 

@@ -58,16 +58,18 @@ class EtcdClient:
         self._token = ""
         self.requests = 0  # how many were sent, for benchmarks and status
 
-    async def txn(self, compares: Sequence[codec.Json], operations: Sequence[codec.Json]) -> codec.TxnAnswer:
+    async def txn(
+        self, compares: Sequence[codec.Json], operations: Sequence[codec.Json], otherwise: Sequence[codec.Json] = ()
+    ) -> codec.TxnAnswer:
         """Run a transaction.
 
         Raises:
             RemoteError: no endpoint serves, or the answer makes no sense.
             RefusedError: etcd doesn't let this user do it.
         """
-        body = await self._post("/kv/txn", codec.txn(compares, operations))
+        body = await self._post("/kv/txn", codec.txn(compares, operations, otherwise))
         try:
-            return codec.parse_txn(body, operations)
+            return codec.parse_txn(body, operations, otherwise)
         except codec.AnswerError as error:
             raise _nonsense(error) from error
 

@@ -73,9 +73,9 @@ def read_prefix(prefix: str) -> Json:
     return {"request_range": {"key": _b64(prefix), "range_end": _b64(prefix_end(prefix)), **order}}
 
 
-def txn(compares: Sequence[Json], operations: Sequence[Json]) -> Json:
-    """Do all operations at once if all comparisons hold, else nothing."""
-    return {"compare": list(compares), "success": list(operations)}
+def txn(compares: Sequence[Json], operations: Sequence[Json], otherwise: Sequence[Json] = ()) -> Json:
+    """Do all operations at once if all comparisons hold, else what is in `otherwise`."""
+    return {"compare": list(compares), "success": list(operations), "failure": list(otherwise)}
 
 
 def watch(key: str, *, range_end: str = "", start_revision: int, deletes_only: bool) -> Json:
@@ -113,8 +113,8 @@ def parse_object(body: bytes) -> Json:
     return _object(found, "the answer")
 
 
-def parse_txn(body: bytes, operations: Sequence[Json]) -> TxnAnswer:
-    """Read the answer to a transaction with these operations.
+def parse_txn(body: bytes, operations: Sequence[Json], otherwise: Sequence[Json] = ()) -> TxnAnswer:
+    """Read the answer to a transaction with these operations, for when its comparisons hold and for when they don't.
 
     Raises:
         AnswerError: anything in it isn't what etcd sends for them.
@@ -126,10 +126,10 @@ def parse_txn(body: bytes, operations: Sequence[Json]) -> TxnAnswer:
     revision = integer(_object(answer.get("header"), "header"), "revision")
     if revision == 0:
         raise AnswerError("the answer has no revision")
-    responses = answer.get("responses", [])
-    if not isinstance(responses, list) or (succeeded and len(responses) != len(operations)):
+    responses, done = answer.get("responses", []), operations if succeeded else otherwise
+    if not isinstance(responses, list) or len(responses) != len(done):
         raise AnswerError("the answer has not one response for each operation")
-    wanted = [next(iter(operation)).replace("request_", "response_") for operation in operations]
+    wanted = [next(iter(operation)).replace("request_", "response_") for operation in done]
     ranges = [
         _parse_range(_object(response, "response"), revision)
         for response, name in zip(responses, wanted, strict=False)

@@ -32,11 +32,10 @@ class FleetLockStore(LocalStore):
         if group.revision == 0:
             detail = "nobody knows yet whether the lock manager holds a slot for this host"
             claim = Claim(self._machine_id, Phase.REBOOTING, UNKNOWN, version_to=UNKNOWN, detail=detail)
-            await super().enqueue(claim)
-            group = await super().read()
+            group = await super().enqueue(claim)
         return group
 
-    async def enqueue(self, claim: Claim) -> bool:
+    async def enqueue(self, claim: Claim) -> Group:
         """Remember that this host wants a slot.
 
         Raises:

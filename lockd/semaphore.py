@@ -18,6 +18,9 @@ from updated.common.clock import Clock, rfc3339
 ATTEMPTS = 8  # races lost in a row before a step gives up for now
 
 
+NOTHING_SEEN = Group(GroupSettings(), ())  # not for a decision: to queue up with the first request
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Who this host is, in this boot."""
@@ -58,7 +61,9 @@ class Semaphore:
         return await self.store.read()
 
     async def acquire(self, version_from: str, version_to: str, *, seen: Group | None = None) -> Standing:
-        """Queue up if this host isn't in the queue, and take a slot if it is its turn; `seen` saves the first look.
+        """Queue up if this host isn't in the queue, and take a slot if it is its turn.
+
+        `seen` saves the first look: what was just read, or `NOTHING_SEEN` for a host that knows of no ticket.
 
         Raises:
             LockdError: the store can't be reached or understood, or others kept changing it.
@@ -68,7 +73,7 @@ class Semaphore:
             group, seen = seen or await self.store.read(), None
             own = group.of(self.identity.machine_id)
             if own is None:
-                await self.store.enqueue(claim)
+                seen = await self.store.enqueue(claim)
             elif own.holds or not may_take(group, own):
                 return Standing(group, own)
             else:

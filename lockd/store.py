@@ -37,8 +37,8 @@ class Store(Protocol):
         """
         ...
 
-    async def enqueue(self, claim: Claim) -> bool:
-        """Add a waiting ticket at the end of the queue, unless the host has one; False when it had."""
+    async def enqueue(self, claim: Claim) -> Group:
+        """Add a waiting ticket at the end of the queue, unless the host has one; return the group after that."""
         ...
 
     async def grant(self, seen: Group, ticket: Ticket, claim: Claim) -> Ticket | None:
@@ -84,6 +84,7 @@ class EtcdStore:
         self._settings_key = f"{self._group_key}/settings"
         self._tickets_key = f"{self._group_key}/tickets/"
         self._ttl_secs = lease_ttl_secs
+        self._look = (codec.read(self._settings_key), codec.read_prefix(self._tickets_key))
 
     @property
     def ttl_secs(self) -> float:
@@ -97,7 +98,9 @@ class EtcdStore:
             RemoteError: etcd can't be reached, or its answer makes no sense.
             RefusedError: the settings' document is damaged, or etcd doesn't let us in.
         """
-        answer = await self._client.read([codec.read(self._settings_key), codec.read_prefix(self._tickets_key)])
+        return self._group(await self._client.read(self._look))
+
+    def _group(self, answer: codec.TxnAnswer) -> Group:
         settings, tickets = answer.ranges
         return Group(
             settings=self._parse_settings(settings),
@@ -107,12 +110,12 @@ class EtcdStore:
             revision=answer.revision,
         )
 
-    async def enqueue(self, claim: Claim) -> bool:
-        """Make a lease and a ticket on it."""
+    async def enqueue(self, claim: Claim) -> Group:
+        """Make a lease and a ticket on it, and look at the group in the same transaction."""
         lease = await self._client.grant_lease(self._ttl_secs)
         key = self._key(claim.machine_id)
-        answer = await self._client.txn([codec.compare(key, "CREATE", 0)], [codec.put(key, encode_claim(claim), lease)])
-        return answer.succeeded
+        put = codec.put(key, encode_claim(claim), lease)
+        return self._group(await self._client.txn([codec.compare(key, "CREATE", 0)], [put, *self._look], self._look))
 
     async def grant(self, seen: Group, ticket: Ticket, claim: Claim) -> Ticket | None:
         """Replace a ticket without a lease: from now on nothing but its owner or an operator takes it away."""

@@ -70,15 +70,14 @@ class LocalStore:
         """
         return await self._locked(lambda content: content.group())
 
-    async def enqueue(self, claim: Claim) -> bool:
+    async def enqueue(self, claim: Claim) -> Group:
         """Add a ticket."""
 
-        def change(content: _Content) -> bool:
-            if claim.machine_id in content.tickets:
-                return False
-            content.revision += 1
-            content.tickets[claim.machine_id] = Ticket(claim, content.revision, content.revision, lease=1)
-            return True
+        def change(content: _Content) -> Group:
+            if claim.machine_id not in content.tickets:
+                content.revision += 1
+                content.tickets[claim.machine_id] = Ticket(claim, content.revision, content.revision, lease=1)
+            return content.group()
 
         return await self._locked(change)
 

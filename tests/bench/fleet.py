@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tests.bench.fleet_cas import run_cas
-from tests.bench.fleet_tickets import run_tickets
+from tests.bench.fleet_tickets import Load, run_tickets
 from tests.support.etcd import Etcd
 from updated.common.cli import table
 
@@ -54,7 +54,7 @@ async def measure(endpoint: str, waiters: int, *, secs: float, cas_secs: float) 
     for design, run, bound in (("tickets", run_tickets, secs), ("compare-and-swap", run_cas, cas_secs)):
         loop = asyncio.get_running_loop()
         start = loop.time()
-        tally = await run(endpoint, waiters, limit, bound, random.Random(waiters))
+        tally = await run(endpoint, Load(waiters, limit, bound), random.Random(waiters))
         rows.append(
             Row(
                 design=design, waiters=waiters, max=limit, granted=tally.granted, secs=round(loop.time() - start, 1),

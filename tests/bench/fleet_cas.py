@@ -15,7 +15,7 @@ from typing import Any
 
 from lockd import etcd_codec as codec
 from lockd.etcd import EtcdClient
-from tests.bench.fleet_tickets import DOWN_SECS, Tally, connect
+from tests.bench.fleet_tickets import Load, Tally, connect
 
 KEY = "/locksmith/semaphore"
 FIRST_SECS, LONGEST_SECS = 0.1, 6.0  # 5 s and 5 minutes, 1:50
@@ -26,30 +26,30 @@ class FullError(Exception):
     """Every slot is taken."""
 
 
-async def run_cas(endpoint: str, waiters: int, limit: int, secs: float, dice: random.Random) -> Tally:
+async def run_cas(endpoint: str, load: Load, dice: random.Random) -> Tally:
     """Let everybody reboot once, or as many as the time allows."""
     tally = Tally()
-    clients = [connect(endpoint) for _ in range(waiters)]
-    await clients[0].txn([], [codec.put(KEY, json.dumps({"max": limit, "holders": []}).encode())])
-    names = [f"{number:032x}" for number in range(waiters)]
+    clients = [connect(endpoint) for _ in range(load.waiters)]
+    await clients[0].txn([], [codec.put(KEY, json.dumps({"max": load.limit, "holders": []}).encode())])
+    names = [f"{number:032x}" for number in range(load.waiters)]
     dice.shuffle(names)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(secs):
+        async with asyncio.timeout(load.secs):
             pairs = enumerate(zip(clients, names, strict=True))
-            await asyncio.gather(*(_reboot(client, name, place, limit, tally) for place, (client, name) in pairs))
+            await asyncio.gather(*(_reboot(client, name, place, load, tally) for place, (client, name) in pairs))
     tally.requests = sum(client.requests for client in clients)
     tally.compare_failures = sum(client.compare_failures for client in clients)
     await asyncio.gather(*(client.close() for client in clients))
     return tally
 
 
-async def _reboot(client: EtcdClient, name: str, place: int, limit: int, tally: Tally) -> None:
+async def _reboot(client: EtcdClient, name: str, place: int, load: Load, tally: Tally) -> None:
     tally.numbers[name] = place
     await _patiently(client, lambda document: _hold(document, name))
     mine = tally.numbers.pop(name)
-    tally.inversions += sum(number < mine for number in tally.numbers.values()) >= limit
+    tally.inversions += sum(number < mine for number in tally.numbers.values()) >= load.limit
     tally.granted += 1
-    await asyncio.sleep(DOWN_SECS)
+    await asyncio.sleep(load.down_secs)
     await _patiently(client, lambda document: document["holders"].remove(name))
 
 

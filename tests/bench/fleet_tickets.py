@@ -12,7 +12,7 @@ import httpx
 
 from lockd import etcd_codec as codec
 from lockd.etcd import EtcdClient, EtcdOptions
-from lockd.semaphore import Identity, Semaphore
+from lockd.semaphore import NOTHING_SEEN, Identity, Semaphore
 from lockd.store import EtcdStore
 from tests.support.moving_clock import MovingClock
 
@@ -20,6 +20,16 @@ DOWN_SECS = 1.2  # 60 s, 1:50
 WATCH_SECS = 60.0
 PATIENCE_SECS = 600.0  # with one request: everybody shares one process and one etcd
 BOOT = "00000000-0000-4000-8000-000000000001"
+
+
+@dataclass(frozen=True)
+class Load:
+    """How many want to reboot at once, how many may at a time, how long each is down, when to give up."""
+
+    waiters: int
+    limit: int
+    secs: float
+    down_secs: float = DOWN_SECS
 
 
 @dataclass
@@ -38,22 +48,24 @@ class CountingClient(EtcdClient):
 
     compare_failures = 0
 
-    async def txn(self, compares: Sequence[codec.Json], operations: Sequence[codec.Json]) -> codec.TxnAnswer:
-        answer = await super().txn(compares, operations)
+    async def txn(
+        self, compares: Sequence[codec.Json], operations: Sequence[codec.Json], otherwise: Sequence[codec.Json] = ()
+    ) -> codec.TxnAnswer:
+        answer = await super().txn(compares, operations, otherwise)
         self.compare_failures += not answer.succeeded
         return answer
 
 
-async def run_tickets(endpoint: str, waiters: int, limit: int, secs: float, dice: random.Random) -> Tally:
+async def run_tickets(endpoint: str, load: Load, dice: random.Random) -> Tally:
     """Let everybody reboot once, or as many as the time allows."""
     tally = Tally()
-    clients = [connect(endpoint) for _ in range(waiters + 1)]
-    await _semaphore(clients[0], "operator").set_max(limit)
+    clients = [connect(endpoint) for _ in range(load.waiters + 1)]
+    await _semaphore(clients[0], "operator").set_max(load.limit)
     hosts = [_semaphore(client, f"{number:032x}") for number, client in enumerate(clients[1:], 1)]
     dice.shuffle(hosts)
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(secs):
-            await asyncio.gather(*(_reboot(host, limit, tally) for host in hosts))
+        async with asyncio.timeout(load.secs):
+            await asyncio.gather(*(_reboot(host, load, tally) for host in hosts))
     tally.requests = sum(client.requests for client in clients)
     tally.compare_failures = sum(client.compare_failures for client in clients)
     await asyncio.gather(*(client.close() for client in clients))
@@ -71,17 +83,17 @@ def _semaphore(client: EtcdClient, name: str) -> Semaphore:
     return Semaphore(store, MovingClock(), Identity(name, BOOT, f"host-{name[-5:]}.example.org"))
 
 
-async def _reboot(host: Semaphore, limit: int, tally: Tally) -> None:
+async def _reboot(host: Semaphore, load: Load, tally: Tally) -> None:
     name = host.identity.machine_id
-    standing = await host.acquire("4230.2.1", "4230.2.2")
+    standing = await host.acquire("4230.2.1", "4230.2.2", seen=NOTHING_SEEN)  # as a daemon does that has no ticket
     tally.numbers[name] = standing.ticket.create_revision
     while not await host.commit(standing, "4230.2.1", "4230.2.2"):
         await host.store.wait_turn(standing.group, standing.ticket, WATCH_SECS)
         standing = await host.acquire("4230.2.1", "4230.2.2")
     mine = tally.numbers.pop(name)
-    tally.inversions += sum(number < mine for number in tally.numbers.values()) >= limit
+    tally.inversions += sum(number < mine for number in tally.numbers.values()) >= load.limit
     tally.granted += 1
-    await asyncio.sleep(DOWN_SECS)
+    await asyncio.sleep(load.down_secs)
     own = (await host.read()).of(name)  # as after the boot
     assert own is not None
     assert await host.give_back(own)
