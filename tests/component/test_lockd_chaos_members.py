@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Iterator
 
@@ -15,7 +14,8 @@ from tests.support.fleet_round import Round, break_members
 
 ROUNDS = scale(10, 200)
 HOSTS = 20
-PATIENCE_SECS = 120.0
+BREAKS = 4  # in a round; then the cluster is whole again, and everybody must come through
+PATIENCE_SECS = 900.0
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +25,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.mark.timeout(scale(600, 4 * 3600))
-async def test_fleet_reboots_in_order_while_members_fail(cluster: Cluster) -> None:
+async def test_fleet_reboots_in_order_while_members_fail(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> None:
     """Never more than max at once, nobody starves, and nobody goes before his turn, whichever member fails when."""
     failures = 0
     for number in range(ROUNDS):
         dice = random.Random(number)
         made = Round(cluster.endpoints, f"round-{number}", dice, hosts=HOSTS, limit=dice.choice((1, 2, 3, 5)))
-        breaking = asyncio.create_task(break_members(cluster, dice))
-        try:
-            await made.run(PATIENCE_SECS)
-        finally:
-            breaking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await breaking
-            await asyncio.to_thread(cluster.heal)
+        await asyncio.gather(made.run(PATIENCE_SECS), break_members(cluster, dice, BREAKS))
         assert made.problems == [], f"round {number}"
         assert len(made.done) == HOSTS
         failures += made.failures
+        if (number + 1) % 25 == 0:
+            with capsys.disabled():
+                print(f"\n{number + 1} rounds, {failures} requests that etcd failed")
     assert failures > ROUNDS, "etcd hardly ever failed: nothing was tried"

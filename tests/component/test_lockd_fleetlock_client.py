@@ -295,6 +295,8 @@ def test_host_far_from_etcd_takes_part_in_the_queue(etcd: Etcd, tmp_path: Path) 
         assert "near (rebooting)" in gate["reason"]
         assert not far.reboot_file.exists()
         near.power_cycle()
+        near.wait_log("ticket-released")
+        far.need_reboot("1.2.0")  # it would ask again by itself, but not at once
         far.wait_reboot()
 
 

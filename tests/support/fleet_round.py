@@ -97,9 +97,9 @@ class Round:
             self.problems.append(f"{name} went before {ahead}")
 
 
-async def break_members(cluster: Cluster, dice: random.Random) -> None:
-    """Kill, pause and start members again until cancelled; mostly one at a time, at times the majority."""
-    while True:
+async def break_members(cluster: Cluster, dice: random.Random, times: int) -> None:
+    """Kill, pause and start members again; mostly one at a time, at times the majority."""
+    for _time in range(times):
         for member in dice.sample(cluster.members, dice.choice((1, 1, 1, 2))):
             _break(member, dice)
         await asyncio.sleep(dice.uniform(*BROKEN_SECS))
