@@ -160,6 +160,7 @@ class _Install:
     def __init__(self, request: InstallRequest, means: _Means, *, thrifty: bool) -> None:
         self._request, self._means, self._thrifty = request, means, thrifty
         self.leaned = False  # on anything but what the source sends now
+        self._indexed = False  # whether there is an index, which tells what is in place better than a checkpoint can
 
     def run(self) -> Installed:
         """Take the steps.
@@ -221,6 +222,7 @@ class _Install:
         found = journal.read() if journal is not None else None
         resumed = found if found is not None and found.is_of(here) else None
         raw = self._index(metadata, work.root, resumed is not None)
+        self._indexed = raw is not None
         if journal is not None and resumed is None:
             journal.begin(here, metadata.raw, raw)
         plan = self._plan_reuse(work, raw, resumed is not None) if raw else None
@@ -298,7 +300,7 @@ class _Install:
     def _saver(self, work: _Work, crew: Crew, settled: int) -> Callable[[], None]:
         """Return what writes a checkpoint now and then, after a flush; with an index there is no need for any."""
         journal = self._request.journal
-        if journal is None or work.metadata.key is None or any(part.kind == KIND for part in work.manifest.packages):
+        if journal is None or work.metadata.key is None or self._indexed:
             return lambda: None
         at = Checkpoint(self._release(), work.metadata.digest.hex(), work.slot.partuuid, settled)
         return _Saver(journal, at, crew, work.target)
