@@ -189,6 +189,20 @@ def test_url_that_leads_nowhere(bench: Bench) -> None:
     refused(bench, bench.server.wait_log("listening on").split()[-1] + "/packages/none.payload", 1, "http-status")
 
 
+def test_secret_in_a_url_stays_one(bench: Bench) -> None:
+    """What is behind the question mark of a URL is sent to its server and shown to nobody."""
+    release = bench.workshop.build(bench.releases, "1.1.0")
+    base = bench.server.wait_log("listening on").split()[-1] + "/packages"
+    refused(bench, f"{base}/none.payload?token=geheim", 1, "http-status")
+    assert f"{base}/none.payload?..." in bench.machine.ctl("explain").stdout
+    assert release.exists()
+    assert bench.machine.ctl("apply", f"{base}/{PRODUCT}-1.1.0.payload?token=geheim", "--wait").returncode == 0
+    for command in ("status", "explain", "history"):
+        assert "geheim" not in bench.machine.ctl(command, "--json").stdout
+    assert bench.machine.updated is not None
+    assert "geheim" not in bench.machine.updated.log.read_text()
+
+
 def test_what_no_update_may_be_is_refused(bench: Bench, tmp_path: Path) -> None:
     """By hand, too, nothing older than what ran well here is installed, and nothing that is for other hosts."""
     (bench.machine.root / "state/rollback-floor").write_text("5\n")

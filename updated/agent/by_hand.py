@@ -36,6 +36,10 @@ class Given:
         name = self.origin.rpartition("/")[2]
         return Offer(version=name, urls=(self.url,) if self.url else (), name=name, size=self.size or 0, sha256=None)
 
+    def hidden(self, text: str) -> str:
+        """Return `text` with the origin in the URL's place: its query may be a secret, and anyone may read a status."""
+        return text.replace(self.url, self.origin) if self.url else text
+
     def close(self) -> None:
         """Give the descriptors back; to be called once nobody reads any more."""
         if not self._closed:
@@ -79,10 +83,11 @@ def given_url(url: str) -> Given:
     if not is_payload_url(url):
         raise RefusedError(
             ErrorCode.USAGE,
-            f"{_origin(url)} is no place to fetch a payload from",
+            f"{_origin(url.partition('?')[0])} is no place to fetch a payload from",
             hint="Write https://HOST/PATH, without a user and a password.",
         )
-    return Given(_origin(url), url=url)
+    bare, mark, _ = url.partition("#")[0].partition("?")
+    return Given(_origin(bare) + ("?..." if mark else ""), url=url.partition("#")[0])
 
 
 def is_payload_url(url: str) -> bool:

@@ -170,6 +170,8 @@ class Agent:
             for event in await self._long_work(effect, occurrence):
                 self.post(event)
         except UpdateError as error:
+            if occurrence.given is not None:
+                error.message = occurrence.given.hidden(error.message)
             self.post(FAILURES[effect], error)
 
     def _long_work(self, effect: Effect, occurrence: Occurrence) -> Coroutine[Any, Any, tuple[Event, ...]]:
