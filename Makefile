@@ -13,7 +13,7 @@ HOUSE_TESTS = tests/unit/test_house_*.py tests/component/test_units_*.py
 export PYTHON VENV
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo test check campaign proto lock install install-python install-files clean bootstrap-demo bootstrap-test
+.PHONY: help demo test check campaign bench proto lock install install-python install-files clean bootstrap-demo bootstrap-test
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -36,6 +36,9 @@ check: bootstrap-test  ## lint, types, layers, units: seconds
 
 campaign: bootstrap-test  ## the whole suite with the large numbers: long
 	CAMPAIGN=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
+
+bench: bootstrap-test  ## the table of docs/benchmarks.md, on this machine: an hour; ROWS=full,cpu RUNS=5 JSON=FILE
+	$(BIN)/python -m tests.bench $(if $(ROWS),--rows $(ROWS)) $(if $(RUNS),--runs $(RUNS)) $(if $(JSON),--json $(JSON))
 
 proto: bootstrap-test  ## update_metadata_pb2 from its .proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. updated/payload/update_metadata.proto
