@@ -14,6 +14,7 @@ from tests.bench.lab import Fetched, Images, Lab, disk_of
 from tests.bench.measure import Cost
 from tests.bench.slots import expect, wipe
 from tests.bench.table import Goal, Outcome
+from tests.bench.tools import need
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import HEADER_BYTES, parse_header
 from updated.payload.manifest import OpType
@@ -67,7 +68,7 @@ class Rows:
     @cached_property
     def _zstd9(self) -> int:
         """The bytes of the new image by `zstd -9`."""
-        peers.need({"zstd": "zstd"})
+        need({"zstd": "zstd"})
         return peers.zstd9(self._lab.images.new, self._lab.directory / "new.zst")
 
     @cached_property
@@ -112,7 +113,7 @@ class Rows:
 
     def _bzip2(self) -> Outcome:
         lab, slot = self._lab, self._lab.peer_slot
-        peers.need(peers.PROGRAMS)
+        need(peers.PROGRAMS)
         stream = lab.served / "peer.bz2"
         write_stream(lab.legacy.payload, stream)
         for path in (stream, lab.legacy.payload):
@@ -157,7 +158,7 @@ class Rows:
 
     def _build(self) -> Outcome:
         lab, sizes = self._lab, list[int]()
-        peers.need(peers.PROGRAMS)
+        need(peers.PROGRAMS)
         old, new = lab.images.old, lab.images.new
 
         def run_xdelta3() -> Cost:

@@ -54,7 +54,8 @@ def test_installs_are_counted(lab: Lab) -> None:
 
 def test_rows_without_peers(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows that need no peer are measured, by the daemon too, and make a table."""
-    rows = measure(Rows(lab, grown_mib=(2, 6)), ["memory", "requests", "line", "grow", "grow-reuse"], notes := {})
+    notes: dict[str, object] = {}
+    rows = measure(Rows(lab, grown_mib=(2, 6)), ["memory", "requests", "line", "grow", "grow-reuse"], notes)
     assert [row.problem for row in rows] == [""] * 5
     by_key = {row.goal.key: row.outcome for row in rows}
     assert all(outcome is not None and outcome.value == outcome.value for outcome in by_key.values())
