@@ -22,7 +22,7 @@ MIB = 1024 * 1024
 IMAGE_BYTES = 768 * MIB
 EPOCH = 1_700_000_000  # every file and the file system are as old as that
 SEEDS = ("6b1f7a0e-1d0d-4d5c-9a43-0d4b1c2c7f01", "a2c6b2de-5f0e-4f43-8f3e-0b0d5f6a7c02")  # UUID, hash seed
-DOCKER = ".".join(("docker", "io"))  # Debian's package of that name; the registry of that name is never asked
+DOCKER = "docker" + ".io"  # Debian's package of that name; the registry of that name is never asked
 # a host for containers: a kernel without firmware, what runs them, and what an operator wants to find there
 PACKAGES = (
     "linux-image-cloud-amd64", "systemd-sysv", "dbus", "openssh-server", "ca-certificates", "curl", DOCKER,
