@@ -14,8 +14,9 @@ from collections.abc import Callable
 from typing import Any
 
 from lockd import etcd_codec as codec
+from lockd.errors import LockdError
 from lockd.etcd import EtcdClient
-from tests.bench.fleet_tickets import Load, Tally, connect
+from tests.bench.fleet_tickets import SPREAD_SECS, Load, Tally, connect
 
 KEY = "/locksmith/semaphore"
 FIRST_SECS, LONGEST_SECS = 0.1, 6.0  # 5 s and 5 minutes, 1:50
@@ -44,6 +45,7 @@ async def run_cas(endpoint: str, load: Load, dice: random.Random) -> Tally:
 
 
 async def _reboot(client: EtcdClient, name: str, place: int, load: Load, tally: Tally) -> None:
+    await asyncio.sleep(place * SPREAD_SECS)
     tally.numbers[name] = place
     await _patiently(client, lambda document: _hold(document, name))
     mine = tally.numbers.pop(name)
@@ -61,9 +63,16 @@ def _hold(document: Document, name: str) -> None:
 
 async def _patiently(client: EtcdClient, change: Callable[[Document], None]) -> None:
     pause = FIRST_SECS
-    while not await _swap(client, change):
+    while not await _try(client, change):
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_SECS)
+
+
+async def _try(client: EtcdClient, change: Callable[[Document], None]) -> bool:
+    try:
+        return await _swap(client, change)
+    except LockdError:  # etcd was too busy
+        return False
 
 
 async def _swap(client: EtcdClient, change: Callable[[Document], None]) -> bool:

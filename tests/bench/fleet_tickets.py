@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 import httpx
 
 from lockd import etcd_codec as codec
+from lockd.errors import LockdError
 from lockd.etcd import EtcdClient, EtcdOptions
 from lockd.semaphore import NOTHING_SEEN, Identity, Semaphore
 from lockd.store import EtcdStore
+from lockd.tickets import Group
 from tests.support.moving_clock import MovingClock
 
 DOWN_SECS = 1.2  # 60 s, 1:50
 WATCH_SECS = 60.0
+SPREAD_SECS = 0.01  # for each host: 1,000 come to want it within 10 s
+AGAIN_SECS = 1.0  # after a fault
 PATIENCE_SECS = 600.0  # with one request: everybody shares one process and one etcd
 BOOT = "00000000-0000-4000-8000-000000000001"
 
@@ -40,6 +44,7 @@ class Tally:
     requests: int = 0
     compare_failures: int = 0
     inversions: int = 0
+    faults: int = 0  # requests that etcd failed: it was too busy
     numbers: dict[str, int] = field(default_factory=dict)  # of those who wait: their place in the queue
 
 
@@ -65,7 +70,7 @@ async def run_tickets(endpoint: str, load: Load, dice: random.Random) -> Tally:
     dice.shuffle(hosts)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(load.secs):
-            await asyncio.gather(*(_reboot(host, load, tally) for host in hosts))
+            await asyncio.gather(*(_reboot(host, load, tally, dice.random()) for host in hosts))
     tally.requests = sum(client.requests for client in clients)
     tally.compare_failures = sum(client.compare_failures for client in clients)
     await asyncio.gather(*(client.close() for client in clients))
@@ -83,17 +88,39 @@ def _semaphore(client: EtcdClient, name: str) -> Semaphore:
     return Semaphore(store, MovingClock(), Identity(name, BOOT, f"host-{name[-5:]}.example.org"))
 
 
-async def _reboot(host: Semaphore, load: Load, tally: Tally) -> None:
+async def _reboot(host: Semaphore, load: Load, tally: Tally, fraction: float) -> None:
     name = host.identity.machine_id
-    standing = await host.acquire("4230.2.1", "4230.2.2", seen=NOTHING_SEEN)  # as a daemon does that has no ticket
-    tally.numbers[name] = standing.ticket.create_revision
-    while not await host.commit(standing, "4230.2.1", "4230.2.2"):
-        await host.store.wait_turn(standing.group, standing.ticket, WATCH_SECS)
-        standing = await host.acquire("4230.2.1", "4230.2.2")
+    await asyncio.sleep(fraction * load.waiters * SPREAD_SECS)
+    seen: Group | None = NOTHING_SEEN  # as a daemon does that has no ticket
+    while not await _approach(host, seen, tally):
+        seen = None
     mine = tally.numbers.pop(name)
     tally.inversions += sum(number < mine for number in tally.numbers.values()) >= load.limit
     tally.granted += 1
     await asyncio.sleep(load.down_secs)
-    own = (await host.read()).of(name)  # as after the boot
-    assert own is not None
-    assert await host.give_back(own)
+    while not await _give_back(host, tally):
+        await asyncio.sleep(AGAIN_SECS)
+
+
+async def _approach(host: Semaphore, seen: Group | None, tally: Tally) -> bool:
+    """Take the steps that are possible now, and wait for the next one; True when this host goes down."""
+    try:
+        standing = await host.acquire("4230.2.1", "4230.2.2", seen=seen)
+        tally.numbers[host.identity.machine_id] = standing.ticket.create_revision
+        if await host.commit(standing, "4230.2.1", "4230.2.2"):
+            return True
+        await host.store.wait_turn(standing.group, standing.ticket, WATCH_SECS)
+    except LockdError:
+        tally.faults += 1
+        await asyncio.sleep(AGAIN_SECS)
+    return False
+
+
+async def _give_back(host: Semaphore, tally: Tally) -> bool:
+    """Give the slot back, as after the boot."""
+    try:
+        own = (await host.read()).of(host.identity.machine_id)
+        return own is None or await host.give_back(own)
+    except LockdError:
+        tally.faults += 1
+        return False
