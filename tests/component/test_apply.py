@@ -331,6 +331,21 @@ async def test_descriptors_do_not_leak(bench: Bench, tmp_path: Path) -> None:
         await bus.close()
 
 
+async def test_path_is_for_people_only(bench: Bench, tmp_path: Path) -> None:
+    """The path that comes with a descriptor is shown, cut and without control characters, and leads to no file."""
+    (tmp_path / "text").write_text("hello, this is no payload\n")
+    bus = await connect(bench.bus, with_descriptors=True)
+    file, directory = os.open(tmp_path / "text", os.O_RDONLY), os.open(tmp_path, os.O_RDONLY)
+    try:
+        await bus.call(*AGENT, "Apply", "hhs", (file, directory, "/gone/\x1b[31m\n" + "x" * 5000))
+    finally:
+        os.close(file)
+        os.close(directory)
+        await bus.close()
+    error = bench.machine.wait_status("idle", {"state": "idle"})["last_error"]
+    assert (error["name"], error["by_hand"]) == ("metadata-magic", "/gone/?[31m?" + "x" * 288 + "...")
+
+
 def test_applied_payload_is_closed(bench: Bench, tmp_path: Path) -> None:
     """After an install by hand, a good one or not, the agent has the payload closed."""
     payload = payload_of(bench, tmp_path)
