@@ -112,7 +112,7 @@ def make_bundle(desk: Desk, image: Path, name: str) -> Path:
     (content / "manifest.raucm").write_text(RAUC_MANIFEST)
     shutil.copyfile(image, content / "root.img")
     sign = [f"--cert={desk.cert}", f"--key={desk.key}"]
-    run(["rauc", "bundle", *sign, "--mksquashfs-args=-comp zstd", str(content), str(bundle)])
+    run(["rauc", "bundle", *sign, "--mksquashfs-args=-comp zstd -Xcompression-level 9", str(content), str(bundle)])
     shutil.rmtree(content)
     return bundle
 

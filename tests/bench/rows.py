@@ -202,14 +202,14 @@ class Rows:
             place = lab.memory / "empty"
             place.mkdir()
             with disk_of(empty, place) as disk:
-                full = update_once(lab.memory / "host-full", url, disk, lab.builder.trusted).rss_mib
-        self.notes["daemon's memory, MiB"] = {"with reuse": [round(one, 1) for one in reused], "full": round(full, 1)}
-        peak = max(full, *reused)
+                full = update_once(lab.memory / "host-full", url, disk, lab.builder.trusted)
+        self.notes["the daemon, start to end"] = {"with reuse": [*map(str, reused)], "nothing to reuse": str(full)}
+        peak = max(cost.rss_mib for cost in (full, *reused))
         return Outcome(f"{peak:.0f} MiB", "", peak)
 
-    def _update(self, url: str, name: str) -> float:
+    def _update(self, url: str, name: str) -> Cost:
         lab = self._lab
-        return update_once(lab.memory / f"host-{name}", url, lab.disk, lab.builder.trusted).rss_mib
+        return update_once(lab.memory / f"host-{name}", url, lab.disk, lab.builder.trusted)
 
     @cached_property
     def _grown(self) -> dict[str, dict[bool, float]]:

@@ -60,7 +60,7 @@ def test_rows_without_peers(lab: Lab, capsys: pytest.CaptureFixture[str]) -> Non
     by_key = {row.goal.key: row.outcome for row in rows}
     assert all(outcome is not None and outcome.value == outcome.value for outcome in by_key.values())
     assert "NO" not in render(rows[1:2])
-    assert notes["daemon's memory, MiB"]
+    assert notes["the daemon, start to end"]
     document = json.loads(json.dumps(as_json(rows, {"notes": notes})))
     assert [row["key"] for row in document["rows"]] == ["memory", "requests", "line", "grow", "grow-reuse"]
     assert document["machine"]["date"].endswith("UTC")
