@@ -29,7 +29,7 @@ def test_rollback_boots_the_release_before(bench: Bench) -> None:
     slot = bench.machine.slots()["B"]
     assert (slot["successful"], slot["bootable"]) == (True, True)
     assert bench.update().returncode == 3
-    assert "it failed on this host before" in str(bench.machine.status()["blocked_by"])
+    assert "it failed here before, or was rolled back from" in str(bench.machine.status()["blocked_by"])
     assert [entry["what"] for entry in json.loads(bench.machine.ctl("history", "--json").stdout)][-2:] == [
         "rollback-asked", "confirmed",
     ]  # fmt: skip

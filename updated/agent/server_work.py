@@ -57,7 +57,7 @@ class ServerWork:
             view.refusal = decision.reason
             return (Event.NO_UPDATE,)
         if decision.version in memory.failed_versions:
-            view.refusal = f"version {decision.version} is offered, but it failed on this host before"
+            view.refusal = f"version {decision.version} is offered, but it failed here before, or was rolled back from"
             return (Event.NO_UPDATE,)
         view.version_new, view.update_available = decision.version, True
         if not take:

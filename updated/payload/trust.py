@@ -156,7 +156,7 @@ def _identity_problem(identity: Identity, policy: TrustPolicy, now: datetime) ->
     if identity.version in policy.failed_versions:
         return (
             ErrorCode.VERSION_FAILED_BEFORE,
-            f"version {identity.version} was tried on this host and did not boot well",
+            f"version {identity.version} was tried on this host and did not boot well, or was rolled back from",
             "Publish a better release; `update-ctl reset` lets this one be tried again.",
         )
     return None
