@@ -36,9 +36,12 @@ class AgentView:
     need_reboot: bool = False
     version_new: str = ""
     version_booted: str = ""
+    slot_booted: str = ""
     healthy: bool | None = None  # of this boot; None: not known
     rollback: Rollback | None = None
     problem: str = ""
+    slot_booted: str = ""
+    slot_target: str = ""
 
 
 class AgentClient:
@@ -96,9 +99,12 @@ def read_status(text: str, *, need_reboot: bool, version_new: str, boot_id: str)
         need_reboot=need_reboot,
         version_new=version_new,
         version_booted=str(document.get("version_booted") or ""),
+        slot_booted=str(document.get("slot_booted") or ""),
         healthy=confirmed if same_boot else None,
         rollback=rollback,
         problem="" if same_boot else "the update agent speaks of another boot",
+        slot_booted=str(document.get("slot_booted") or ""),
+        slot_target=str(document.get("slot_target") or ""),
     )
 
 

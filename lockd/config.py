@@ -40,6 +40,7 @@ class EtcdSettings:
     prefix: str = "/lockd"
     request_timeout_secs: float = 5.0
     lease_ttl_secs: int = 90
+    known_days: int = 30  # how long a machine that isn't up counts for a percentage
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Settings:
     min_remaining_secs: float = 300.0  # of the window, when the reboot begins
     expected_down_secs: float = 1800.0  # after which a host that is down counts as overdue
     reboot_retry_secs: float = 600.0
+    on_rollback: str = "pause"  # or release
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
     local: LocalSettings = field(default_factory=LocalSettings)
     fleetlock: FleetLockSettings = field(default_factory=FleetLockSettings)
@@ -162,6 +164,8 @@ def _check(settings: Settings) -> None:
         raise _bad(f"group must be 1 to 64 letters, digits, dots, dashes or underscores, not {settings.group!r}")
     if settings.machine_id and not NAME.fullmatch(settings.machine_id):
         raise _bad(f"machine_id {settings.machine_id!r} isn't 1 to 64 letters, digits, dots, dashes or underscores")
+    if settings.on_rollback not in ("pause", "release"):
+        raise _bad(f"on_rollback must be pause or release, not {settings.on_rollback!r}")
     if settings.strategy == "etcd":
         check_etcd(settings.etcd)
     if settings.strategy == "fleetlock":
@@ -183,6 +187,8 @@ def check_etcd(etcd: EtcdSettings) -> None:
         raise _bad(f"etcd.prefix must begin with / and not end with it, not {etcd.prefix!r}")
     if etcd.lease_ttl_secs < 10 or etcd.request_timeout_secs <= 0:  # noqa: PLR2004 - room for a few lost renewals
         raise _bad("etcd.lease_ttl_secs must be 10 or more, and etcd.request_timeout_secs above 0")
+    if not 1 <= etcd.known_days <= 3650:  # noqa: PLR2004 - ten years
+        raise _bad(f"etcd.known_days must be from 1 to 3650, not {etcd.known_days}")
     if bool(etcd.cert_file) != bool(etcd.key_file):
         raise _bad("etcd.cert_file and etcd.key_file go together; ca_file goes alone")
 

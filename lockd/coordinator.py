@@ -125,6 +125,7 @@ class Coordinator:
     async def _look(self) -> float:
         self._standing = None
         seen = await self._means.agent.look()
+        self.view.version, self.view.slot = seen.version_booted, seen.slot_booted
         facts = self._facts(seen, None)
         self._show(facts, "blocked" if facts.need.wanted else "idle")
         own = await self._own_ticket()
@@ -142,7 +143,7 @@ class Coordinator:
         if semaphore is None or self._settled:
             self.view.group = None
             return None
-        self.view.group = await semaphore.read()
+        self.view.group = await semaphore.look()
         own = self.view.group.of(self.view.machine_id)
         self._settled = own is None
         return own
@@ -154,12 +155,12 @@ class Coordinator:
             return False
         if claim.phase not in (Phase.HELD, Phase.REBOOTING, Phase.ROLLED_BACK):
             return False
-        if rolled_back_since(seen, claim):
+        if semaphore.keep_after_rollback and rolled_back_since(seen, claim):
             if claim.phase is not Phase.ROLLED_BACK:
                 reason = f"version {claim.version_to or 'unknown'} did not boot well on {claim.host or own.machine_id}"
                 logger.error("rolled-back", ticket=own.machine_id, reason=reason)
                 await semaphore.record_rollback(own, reason)
-                self.view.group = await semaphore.read()
+                self.view.group = await semaphore.look()
             if not seen.need_reboot:
                 self._keep_slot(own, "rolled-back", "this host rolled back and keeps its slot")
                 return True

@@ -132,16 +132,24 @@ class EtcdClient:
         await self._http.aclose()
 
     async def _watch(self, request: codec.Json, timeout_secs: float) -> None:
+        for endpoint in tuple(self._endpoints):  # one that is down isn't waited for
+            if await self._watch_at(endpoint, request, timeout_secs):
+                return
+        await asyncio.sleep(timeout_secs)  # the deadline in watch() ends it
+
+    async def _watch_at(self, endpoint: str, request: codec.Json, timeout_secs: float) -> bool:
+        """Return True when the caller should look now; False when this endpoint brought nothing."""
         self.requests += 1
-        url = f"{self._endpoints[0]}{self._prefix}/watch"
         timeout = httpx.Timeout(self._options.request_timeout_secs, read=timeout_secs + 1)
+        url = f"{endpoint}{self._prefix}/watch"
         try:
             async with self._http.stream("POST", url, json=request, headers=self._headers(), timeout=timeout) as answer:
-                if answer.status_code == httpx.codes.OK and await _first_event(answer):
-                    return
+                if answer.status_code == httpx.codes.UNAUTHORIZED:
+                    self._token = ""  # the look that comes next gets a new one
+                return answer.status_code == httpx.codes.OK and await _first_event(answer)
         except (httpx.HTTPError, codec.AnswerError) as error:
-            logger.debug("watch-broke", endpoint=self._endpoints[0], error=str(error))
-        await asyncio.sleep(timeout_secs)  # the deadline in watch() ends it
+            logger.debug("watch-broke", endpoint=endpoint, error=str(error))
+            return False
 
     async def _post(self, path: str, request: codec.Json) -> bytes:
         failures = []

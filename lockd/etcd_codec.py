@@ -36,11 +36,12 @@ class KeyValue:
 
 @dataclass(frozen=True, slots=True)
 class TxnAnswer:
-    """What a transaction did; `ranges` are the answers to its range operations, in order."""
+    """What a transaction did; `ranges` and `counts` are the answers to its range operations, in order."""
 
     succeeded: bool
     revision: int  # of the store, when it answered
     ranges: tuple[tuple[KeyValue, ...], ...]
+    counts: tuple[int, ...] = ()  # how many keys each range has, also beyond its limit and its filters
 
 
 # ---- what is asked
@@ -71,6 +72,25 @@ def read_prefix(prefix: str) -> Json:
     """Read all keys below a prefix in the order of their creation, linearizable."""
     order = {"sort_target": "CREATE", "sort_order": "ASCEND"}
     return {"request_range": {"key": _b64(prefix), "range_end": _b64(prefix_end(prefix)), **order}}
+
+
+def read_first(prefix: str, limit: int) -> Json:
+    """Read the names, without the values, of the keys below a prefix that were created first."""
+    return _read_some(prefix, limit, "ASCEND")
+
+
+def read_last(prefix: str, limit: int, *, before: int = 0) -> Json:
+    """Read the names of the keys that were created last, of those created before revision `before`, unless 0."""
+    found = _read_some(prefix, limit, "DESCEND")
+    if before:
+        found["request_range"]["max_create_revision"] = str(before - 1)
+    return found
+
+
+def _read_some(prefix: str, limit: int, order: str) -> Json:
+    found = read_prefix(prefix)
+    found["request_range"] |= {"limit": str(limit), "sort_order": order, "keys_only": True}
+    return found
 
 
 def txn(compares: Sequence[Json], operations: Sequence[Json], otherwise: Sequence[Json] = ()) -> Json:
@@ -129,13 +149,12 @@ def parse_txn(body: bytes, operations: Sequence[Json], otherwise: Sequence[Json]
     responses, done = answer.get("responses", []), operations if succeeded else otherwise
     if not isinstance(responses, list) or len(responses) != len(done):
         raise AnswerError("the answer has not one response for each operation")
-    wanted = [next(iter(operation)).replace("request_", "response_") for operation in done]
     ranges = [
-        _parse_range(_object(response, "response"), revision)
-        for response, name in zip(responses, wanted, strict=False)
-        if name == "response_range"
+        _parse_range(_object(response, "response"), operation["request_range"], revision)
+        for response, operation in zip(responses, done, strict=True)
+        if "request_range" in operation
     ]
-    return TxnAnswer(succeeded, revision, tuple(ranges))
+    return TxnAnswer(succeeded, revision, tuple(pairs for pairs, _ in ranges), tuple(count for _, count in ranges))
 
 
 def integer(holder: Json, name: str) -> int:
@@ -153,7 +172,9 @@ def integer(holder: Json, name: str) -> int:
 
 
 def has_events(line: bytes) -> bool | None:
-    """Tell whether a line of a watch brings events; None when the watch is over (cancelled, compacted, or an error).
+    """Tell whether a line of a watch brings events; None when the watch is over (cancelled, or an error).
+
+    A watch that begins in a past that etcd has compacted may have missed events: it counts as one that brings some.
 
     Raises:
         AnswerError: it is no line of a watch.
@@ -163,28 +184,42 @@ def has_events(line: bytes) -> bool | None:
     if not isinstance(result, dict):
         return None
     if result.get("canceled"):
-        return None
+        return True if integer(result, "compact_revision") else None
     return bool(result.get("events"))
 
 
-def _parse_range(response: Json, revision: int) -> tuple[KeyValue, ...]:
+def _parse_range(response: Json, asked: Json, revision: int) -> tuple[tuple[KeyValue, ...], int]:
     found = _object(response.get("response_range"), "response_range")
-    if found.get("more"):
-        raise AnswerError("etcd left keys out of its answer")
     items = found.get("kvs", [])
     if not isinstance(items, list):
         raise AnswerError("kvs is no list")
-    pairs = tuple(_parse_pair(_object(item, "kvs"), revision) for item in items)
+    pairs = tuple(_parse_pair(_object(item, "kvs"), asked, revision) for item in items)
     if len({pair.key for pair in pairs}) != len(pairs):
         raise AnswerError("a key comes twice")
-    if integer(found, "count") != len(pairs):
+    count, more = integer(found, "count"), found.get("more", False)
+    if not isinstance(more, bool) or not _is_whole(len(pairs), count, asked, more=more):
         raise AnswerError(f"count is {found.get('count')!r} for {len(pairs)} keys")
-    return pairs
+    numbers = [pair.create_revision for pair in pairs]
+    if "sort_order" in asked and numbers != sorted(numbers, reverse=asked["sort_order"] == "DESCEND"):
+        raise AnswerError("the keys aren't in the order that was asked for")
+    return pairs, count
 
 
-def _parse_pair(item: Json, revision: int) -> KeyValue:
+def _is_whole(length: int, count: int, asked: Json, *, more: bool) -> bool:
+    """Tell whether a range has as many keys as it must: fewer would make the queue look shorter."""
+    limit = int(asked.get("limit", 0))
+    if "max_create_revision" in asked:  # etcd counts what the filter left out too (kvstore, 3.4)
+        return length <= min(limit, count) and (not more or length == limit)
+    return length == (min(limit, count) if limit else count) and more == (count > length)
+
+
+def _parse_pair(item: Json, asked: Json, revision: int) -> KeyValue:
+    key = _decoded(item, "key")
+    first = base64.b64decode(asked["key"])
+    if not (first <= key < base64.b64decode(asked["range_end"]) if "range_end" in asked else key == first):
+        raise AnswerError(f"nobody asked for the key {key[:80]!r}")
     pair = KeyValue(
-        key=_decoded(item, "key").decode("utf-8", "backslashreplace"),
+        key=key.decode("utf-8", "backslashreplace"),
         value=_decoded(item, "value"),
         create_revision=integer(item, "create_revision"),
         mod_revision=integer(item, "mod_revision"),
@@ -192,6 +227,8 @@ def _parse_pair(item: Json, revision: int) -> KeyValue:
     )
     if not 0 < pair.create_revision <= pair.mod_revision <= revision:
         raise AnswerError(f"the revisions of {pair.key[:80]!r} can't be")
+    if pair.create_revision > int(asked.get("max_create_revision", INT64)):
+        raise AnswerError(f"{pair.key[:80]!r} is younger than what was asked for")
     return pair
 
 

@@ -62,7 +62,7 @@ class Queue:
         """
         semaphore = self._semaphore(params)
         for _attempt in range(ATTEMPTS):
-            group = await semaphore.read()
+            group = await semaphore.look()
             _check_ours(group.of(params.machine_id))
             standing = await semaphore.acquire("", "", seen=group)
             if not standing.granted:
@@ -82,7 +82,7 @@ class Queue:
         """
         semaphore = self._semaphore(params)
         for _attempt in range(ATTEMPTS):
-            ticket = (await semaphore.read()).of(params.machine_id)
+            ticket = (await semaphore.look()).of(params.machine_id)
             if ticket is None or ticket.claim.boot_id != MADE_HERE:
                 return False
             if await semaphore.give_back(ticket):

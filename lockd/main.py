@@ -15,8 +15,10 @@ from lockd.config import Loaded, load
 from lockd.coordinator import Coordinator, Means, Policy
 from lockd.errors import ErrorCode, LocalError, RefusedError
 from lockd.logind import choose_reboot
-from lockd.semaphore import Semaphore
-from lockd.wiring import make_identity, make_semaphore
+from lockd.machines import Machine
+from lockd.registry import Registrar, Registry
+from lockd.semaphore import Identity, Semaphore
+from lockd.wiring import make_identity, make_registry, make_semaphore
 from updated.common import bus as bus_room
 from updated.common import cli, log, notify
 from updated.common.clock import SystemClock
@@ -72,7 +74,7 @@ def make_policy(loaded: Loaded) -> Policy:
 async def _run(loaded: Loaded) -> int:
     settings, clock = loaded.settings, SystemClock()
     identity = make_identity(settings)
-    semaphore = make_semaphore(settings, clock)
+    semaphore, registry = make_semaphore(settings, clock), make_registry(settings)
     bus = await _connect(settings.bus_address)
     agent = AgentClient(bus, identity.boot_id)
     means = Means(
@@ -84,18 +86,32 @@ async def _run(loaded: Loaded) -> int:
         notifier=notify.from_environment(os.environ),
     )
     coordinator = Coordinator(make_policy(loaded), means, machine_id=identity.machine_id, boot_id=identity.boot_id)
+    registrar = Registrar(registry, clock, lambda: _describe(coordinator, identity)) if registry else None
     try:
-        await _serve(coordinator, agent, means.notifier, bus)
+        await _serve(coordinator, agent, means.notifier, bus, registrar)
     finally:
         means.notifier.stopping()
-        await _close(bus, semaphore)
+        await _close(bus, semaphore, registry)
     return cli.Exit.DONE
 
 
-async def _serve(coordinator: Coordinator, agent: AgentClient, notifier: notify.Notifier, bus: bus_room.Bus) -> None:
+def _describe(coordinator: Coordinator, identity: Identity) -> Machine:
+    view = coordinator.view
+    return Machine(view.machine_id, identity.host, view.version, view.slot, view.state, view.boot_id)
+
+
+async def _serve(
+    coordinator: Coordinator,
+    agent: AgentClient,
+    notifier: notify.Notifier,
+    bus: bus_room.Bus,
+    registrar: Registrar | None,
+) -> None:
     await serve(coordinator, bus)
     await agent.listen(coordinator.wake)
     tasks = [asyncio.create_task(coordinator.run()), asyncio.create_task(_fail_when_lost(bus))]
+    if registrar is not None:
+        tasks.append(asyncio.create_task(registrar.run()))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _cancel, tasks)
@@ -133,10 +149,12 @@ async def _fail_when_lost(bus: bus_room.Bus) -> None:
     )
 
 
-async def _close(bus: bus_room.Bus, semaphore: Semaphore | None) -> None:
+async def _close(bus: bus_room.Bus, semaphore: Semaphore | None, registry: Registry | None) -> None:
     await bus.close()
     if semaphore is not None:
         await semaphore.store.close()
+    if registry is not None:
+        await registry.close()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,18 @@ from datetime import timedelta
 
 from lockd.errors import ErrorCode, RefusedError, RemoteError, Retry
 from lockd.store import Store
-from lockd.tickets import Claim, Group, GroupSettings, Pause, Phase, Ticket, may_go_down, may_take
+from lockd.tickets import (
+    Claim,
+    Group,
+    GroupSettings,
+    Pause,
+    Phase,
+    Ticket,
+    Unlock,
+    held_back,
+    may_go_down,
+    may_take,
+)
 from updated.common.clock import Clock, rfc3339
 
 ATTEMPTS = 8  # races lost in a row before a step gives up for now
@@ -32,33 +43,51 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """The group, and this host's ticket in it."""
+    """The group, this host's ticket in it, and why nobody is granted a slot for now (`tickets.held_back`)."""
 
     group: Group
     ticket: Ticket
+    held_back: str = ""
 
     @property
     def granted(self) -> bool:
         """Whether this host may go down."""
-        return may_go_down(self.group, self.ticket)
+        return not self.held_back and may_go_down(self.group, self.ticket)
 
 
 class Semaphore:
     """A group's reboot semaphore as one host sees it."""
 
-    def __init__(self, store: Store, clock: Clock, identity: Identity, *, expected_down_secs: float = 1800.0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        identity: Identity,
+        *,
+        expected_down_secs: float = 1800.0,
+        keep_after_rollback: bool = True,
+    ) -> None:
         self.store = store
         self.identity = identity
+        self.keep_after_rollback = keep_after_rollback  # and pause the group: policy `on_rollback`
         self._clock = clock
         self._expected_down = timedelta(seconds=expected_down_secs)
 
     async def read(self) -> Group:
-        """Return the group as it is now.
+        """Return the whole group as it is now, which costs the more the more wait.
 
         Raises:
             LockdError: the store can't be reached or understood.
         """
         return await self.store.read()
+
+    async def look(self) -> Group:
+        """Return what this host has to see of the group: it costs the same however many wait.
+
+        Raises:
+            LockdError: the store can't be reached or understood.
+        """
+        return await self.store.look(self.identity.machine_id)
 
     async def acquire(self, version_from: str, version_to: str, *, seen: Group | None = None) -> Standing:
         """Queue up if this host isn't in the queue, and take a slot if it is its turn.
@@ -70,17 +99,17 @@ class Semaphore:
         """
         claim = self._claim(Phase.WAITING, version_from, version_to)
         for _attempt in range(ATTEMPTS):
-            group, seen = seen or await self.store.read(), None
+            group, seen = seen or await self.look(), None
             own = group.of(self.identity.machine_id)
             if own is None:
                 seen = await self.store.enqueue(claim)
-            elif own.holds or not may_take(group, own):
-                return Standing(group, own)
-            else:
-                held = self._claim(Phase.HELD, version_from, version_to)
-                granted = await self.store.grant(group, own, held)
-                if granted is not None:
-                    return Standing(group.replaced(granted), granted)
+                continue
+            stop = held_back(group, own, self._clock.now())
+            if stop or not may_take(group, own):
+                return Standing(group, own, stop)
+            granted = await self.store.grant(group, own, self._claim(Phase.HELD, version_from, version_to))
+            if granted is not None:
+                return Standing(group.replaced(granted), granted)
         raise _conflict("taking a slot")
 
     async def commit(self, standing: Standing, version_from: str, version_to: str) -> bool:
@@ -102,7 +131,7 @@ class Semaphore:
         Raises:
             LockdError: the store can't be reached or understood.
         """
-        own = (await self.store.read()).of(self.identity.machine_id)
+        own = (await self.look()).of(self.identity.machine_id)
         if own and own.claim.phase is Phase.REBOOTING and own.claim.boot_id == self.identity.boot_id:
             await self.store.amend(own, replace(own.claim, phase=Phase.HELD, since=self._now()))
 
@@ -141,13 +170,29 @@ class Semaphore:
         """
         return await self._change_settings(lambda settings: replace(settings, pause=None))
 
-    async def set_max(self, limit: int) -> Group:
+    async def set_max(self, limit: int, *, percent: int = 0, known: int = 0) -> Group:
         """Set how many may be down at once; return the group as it was before.
+
+        `percent` and `known` are for the record: what the number was made from.
 
         Raises:
             LockdError: the store can't be reached or understood, or others kept changing it.
         """
-        return await self._change_settings(lambda settings: replace(settings, max=limit))
+        return await self._change_settings(lambda settings: replace(settings, max=limit, percent=percent, known=known))
+
+    async def set_policy(self, *, min_interval_secs: int | None = None, overdue_budget: int | None = None) -> Group:
+        """Set what else holds grants back (`tickets.held_back`), None leaving it; return the group as it was before.
+
+        Raises:
+            LockdError: the store can't be reached or understood, or others kept changing it.
+        """
+
+        def change(settings: GroupSettings) -> GroupSettings:
+            interval = settings.min_interval_secs if min_interval_secs is None else min_interval_secs
+            budget = settings.overdue_budget if overdue_budget is None else overdue_budget
+            return replace(settings, min_interval_secs=interval, overdue_budget=budget)
+
+        return await self._change_settings(change)
 
     async def lock_by_hand(self, machine_id: str) -> None:
         """Take a slot for a host now, or leave nothing behind.
@@ -158,47 +203,47 @@ class Semaphore:
         """
         claim = replace(self._claim(Phase.WAITING, "", ""), machine_id=machine_id, detail="taken by hand")
         for _attempt in range(ATTEMPTS):
-            group = await self.store.read()
+            group = await self.store.look(machine_id)
             ticket = group.of(machine_id)
             if ticket is None:
                 await self.store.enqueue(claim)
-            elif ticket.holds:
+                continue
+            if ticket.holds:
                 return
-            elif not may_take(group, ticket):
+            stop = held_back(group, ticket, self._clock.now())
+            if stop or not may_take(group, ticket):
                 if ticket.claim.detail == claim.detail:  # not a ticket that the host's own lockd waits with
                     await self.store.remove(ticket)
-                raise _full(replace(group, tickets=tuple(other for other in group.tickets if other != ticket)))
-            else:
-                await self.store.grant(group, ticket, replace(claim, phase=Phase.MANUAL))
+                raise _full(replace(group, tickets=tuple(other for other in group.tickets if other != ticket)), stop)
+            await self.store.grant(group, ticket, replace(claim, phase=Phase.MANUAL))
         raise _conflict("taking a slot")
 
-    async def unlock_by_hand(self, machine_id: str, *, force: bool) -> Ticket:
-        """Remove a host's ticket and return it.
+    async def unlock_by_hand(self, machine_id: str, *, force: bool, by: str = "", reason: str = "") -> Ticket:
+        """Remove a host's ticket and return it; by force, with a record of who did it and why.
 
         Raises:
             RefusedError: there is none, or it needs force: its host may be down.
             LockdError: the store can't be reached or understood, or others kept changing it.
         """
         for _attempt in range(ATTEMPTS):
-            ticket = (await self.store.read()).of(machine_id)
+            ticket = (await self.store.look(machine_id)).of(machine_id)
             if ticket is None:
                 raise RefusedError(
                     ErrorCode.TICKET_MISSING, f"{machine_id} has no ticket", hint="`lockctl status` shows who has one."
                 )
-            if not force and ticket.claim.phase not in (Phase.MANUAL, Phase.WAITING):
-                raise RefusedError(
-                    ErrorCode.FORCE_NEEDED,
-                    f"{machine_id} is {ticket.claim.phase.value} since {ticket.claim.since}: it may be down or unwell",
-                    hint="Its lockd gives the slot back by itself once it is up and healthy. When you know that it "
-                    "doesn't count any more: `lockctl unlock ID --force`.",
-                )
-            if await self.store.remove(ticket):
+            if not force:
+                _check_harmless(ticket)
+                removed = await self.store.remove(ticket)
+            else:
+                phase, since = ticket.claim.phase.value, ticket.claim.since
+                removed = await self.store.unlock(ticket, Unlock(machine_id, by, reason, self._now(), phase, since))
+            if removed:
                 return ticket
         raise _conflict("removing a ticket")
 
     async def _change_settings(self, change: Callable[[GroupSettings], GroupSettings]) -> Group:
         for _attempt in range(ATTEMPTS):
-            group = await self.store.read()
+            group = await self.look()
             wanted = change(group.settings)
             if wanted == group.settings or await self.store.put_settings(group, wanted):
                 return group
@@ -220,7 +265,18 @@ class Semaphore:
         return rfc3339(self._clock.now())
 
 
-def _full(group: Group) -> RefusedError:
+def _check_harmless(ticket: Ticket) -> None:
+    claim = ticket.claim
+    if claim.phase not in (Phase.MANUAL, Phase.WAITING):
+        raise RefusedError(
+            ErrorCode.FORCE_NEEDED,
+            f"{claim.machine_id} is {claim.phase.value} since {claim.since}: it may be down or unwell",
+            hint="Its lockd gives the slot back by itself once it is up and healthy. When you know that it "
+            "doesn't count any more: `lockctl unlock ID --force --reason WHY`.",
+        )
+
+
+def _full(group: Group, stop: str) -> RefusedError:
     pause = group.settings.pause
     if pause is not None:
         return RefusedError(
@@ -228,9 +284,10 @@ def _full(group: Group) -> RefusedError:
             hint="`lockctl resume` ends the pause.", retry=Retry.LATER,
         )  # fmt: skip
     names = ", ".join(ticket.machine_id for ticket in group.holders) or "nobody"
+    queued = max(group.queued - 1, 0)  # without the ticket that was taken back
     return RefusedError(
         ErrorCode.SEMAPHORE_FULL,
-        f"no slot is free: at most {group.settings.max}, held by {names}, {len(group.waiting)} in the queue",
+        stop or f"no slot is free: at most {group.settings.max}, held by {names}, {queued} in the queue",
         hint="Try again when one was given back; `lockctl status` shows who holds and who waits.", retry=Retry.LATER,
     )  # fmt: skip
 

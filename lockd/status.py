@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from lockd.gates import Gate, State, TicketStand, closed_gate
+from lockd.machines import Known, Machine
 from lockd.semaphore import Standing
-from lockd.tickets import Group, Phase, Ticket, occupied_for
+from lockd.tickets import Group, Phase, Ticket, Unlock, is_overdue, occupied_for
 from lockd.windows import Outlook
 from updated.common.clock import rfc3339
 from updated.common.errors import OperatorError
@@ -29,6 +30,8 @@ class View:
     group: Group | None = None
     outlook: Outlook | None = None
     last_error: dict[str, Any] | None = None
+    version: str = ""  # that this host runs, from which slot
+    slot: str = ""
     steps: int = field(default=0)  # looks so far
 
 
@@ -59,6 +62,7 @@ def explain_document(gates: Sequence[Gate]) -> list[dict[str, Any]]:
             "reason": gate.reason,
             "ends": gate.ends,
             "ends_at": _text(gate.ends_at),
+            "who": gate.who,
         }
         for gate in gates
     ]
@@ -76,25 +80,68 @@ def window_document(outlook: Outlook) -> dict[str, Any]:
 
 def group_document(name: str, group: Group, now: datetime) -> dict[str, Any]:
     """Return `lockctl status --json`: the semaphore of a group."""
-    pause = group.settings.pause
+    settings, pause = group.settings, group.settings.pause
     return {
         "group": name,
-        "max": group.settings.max,
-        "available": max(group.settings.max - len(group.holders), 0),
+        "max": settings.max,
+        "percent": settings.percent or None,
+        "known": settings.known if settings.percent else None,
+        "available": max(settings.max - len(group.holders), 0),
+        "min_interval_secs": settings.min_interval_secs,
+        "recent": group.recent or None,
+        "overdue_policy": "budget" if settings.overdue_budget else "hold",
+        "overdue_budget": settings.overdue_budget or None,
+        "overdue": sum(is_overdue(ticket, now) for ticket in group.holders),
         "paused": {"by": pause.by, "reason": pause.reason, "at": pause.at} if pause else None,
         "holders": [ticket_document(group, ticket, now) for ticket in group.holders],
         "waiting": [ticket_document(group, ticket, now) for ticket in group.waiting],
+        "unlocks": [unlock_document(unlock) for unlock in group.unlocks],
+    }
+
+
+def unlock_document(unlock: Unlock) -> dict[str, Any]:
+    """Return the record of a forced unlock."""
+    return {
+        "id": unlock.machine_id,
+        "by": unlock.by,
+        "reason": unlock.reason,
+        "at": unlock.at,
+        "phase": unlock.phase,
+        "since": unlock.since or None,
+    }
+
+
+def machines_document(known: Sequence[Known], group: Group, now: datetime) -> list[dict[str, Any]]:
+    """Return `lockctl machines --json`: who has a ticket in the order of the queue, then the others by their id."""
+    registered = {one.machine.machine_id: one for one in known}
+    queued = [
+        _registered(registered.get(ticket.machine_id)) | ticket_document(group, ticket, now) for ticket in group.tickets
+    ]
+    others = [_NO_TICKET | _registered(one) for name, one in registered.items() if group.of(name) is None]
+    return [*queued, *others]
+
+
+def _registered(known: Known | None) -> dict[str, Any]:
+    machine = known.machine if known else Machine("")
+    return {
+        "id": machine.machine_id,
+        "host": machine.host,
+        "version": machine.version or None,
+        "slot": machine.slot or None,
+        "state": machine.state or None,
+        "seen": machine.seen or None,
+        "up": known.up if known else None,
     }
 
 
 def ticket_document(group: Group, ticket: Ticket, now: datetime | None) -> dict[str, Any]:
-    """Return one ticket; `overdue` is None when `now` isn't given."""
+    """Return one ticket; `overdue` is None when `now` isn't given, `rank` when the look didn't reach that far."""
     claim = ticket.claim
     return {
         "id": claim.machine_id,
         "host": claim.host,
         "phase": claim.phase.value,
-        "rank": group.rank(ticket),
+        "rank": group.rank(ticket) if group.sees(ticket) else None,
         "since": claim.since or None,
         "expected_back": claim.expected_back or None,
         "overdue": None if now is None else is_overdue(ticket, now),
@@ -103,17 +150,6 @@ def ticket_document(group: Group, ticket: Ticket, now: datetime | None) -> dict[
         "version_to": claim.version_to or None,
         "detail": claim.detail or None,
     }
-
-
-def is_overdue(ticket: Ticket, now: datetime) -> bool:
-    """Tell whether a host has been down for longer than it expected."""
-    if ticket.claim.phase not in (Phase.HELD, Phase.REBOOTING):
-        return False
-    try:
-        expected = datetime.fromisoformat(ticket.claim.expected_back)
-    except ValueError:
-        return True  # nobody can say until when it is all right
-    return expected.tzinfo is None or now > expected
 
 
 def error_document(error: OperatorError, at: datetime) -> dict[str, Any]:
@@ -136,7 +172,9 @@ def ticket_stand(standing: Standing) -> TicketStand:
         return TicketStand(False, reason, "`lockctl resume` ends the pause")
     if phase in (Phase.MANUAL, Phase.DAMAGED):
         reason = f"this host's ticket is {phase.value}: {ticket.claim.detail}"
-        return TicketStand(False, reason, f"`lockctl unlock {ticket.machine_id} --force`")
+        return TicketStand(False, reason, f"`lockctl unlock {ticket.machine_id} --force --reason WHY`")
+    if standing.held_back:
+        return TicketStand(False, standing.held_back, "time passes, or `lockctl status` shows what to repair")
     if standing.granted:
         return TicketStand(True, "this host has the slot")
     others = [other for other in group.holders if other.machine_id != ticket.machine_id]
@@ -144,7 +182,7 @@ def ticket_stand(standing: Standing) -> TicketStand:
     if ticket.holds:
         reason = f"max was lowered to {group.settings.max} after this host took its slot; held by {names}"
     else:
-        ahead = occupied_for(group, ticket)
+        ahead = f"{'' if group.sees(ticket) else 'at least '}{occupied_for(group, ticket)}"
         reason = f"{ahead} ahead of this host, {group.settings.max} may be down at once; held by {names}"
     return TicketStand(False, reason, "a holder is back and healthy; `lockctl status` shows who is overdue")
 
@@ -152,7 +190,10 @@ def ticket_stand(standing: Standing) -> TicketStand:
 def release_gate(ticket: Ticket, reason: str) -> Gate:
     """Return the gate of a host that still has the slot of its last reboot."""
     if ticket.claim.phase is Phase.ROLLED_BACK:
-        ends = f"the release is repaired; then `lockctl unlock {ticket.machine_id} --force` and `lockctl resume`"
+        ends = (
+            f"the release is repaired; then `lockctl unlock {ticket.machine_id} --force --reason WHY` and "
+            "`lockctl resume`"
+        )
     else:
         ends = "the update agent confirms this boot: `update-ctl explain`"
     return Gate("release", State.CLOSED, reason, ends)
@@ -160,3 +201,8 @@ def release_gate(ticket: Ticket, reason: str) -> Gate:
 
 def _text(moment: datetime | None) -> str | None:
     return None if moment is None else rfc3339(moment)
+
+
+_NO_TICKET: dict[str, Any] = dict.fromkeys(
+    ("phase", "rank", "since", "expected_back", "overdue", "boot_id", "version_from", "version_to", "detail")
+)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lockd.errors import ErrorCode, LocalError
+from lockd.errors import ErrorCode, LocalError, RefusedError
 from lockd.store import damaged_settings
 from lockd.tickets import (
     Claim,
@@ -24,30 +24,36 @@ from lockd.tickets import (
     Group,
     GroupSettings,
     Ticket,
+    Unlock,
     decode_claim,
     decode_settings,
+    decode_unlock,
     encode_claim,
     encode_settings,
+    encode_unlock,
 )
 from updated.common.durable import give_to_directory_owner, read_bounded, write_atomic
 
 T = TypeVar("T")
 FILE_LIMIT = 1024 * 1024  # bytes
 POLL_SECS = 5.0  # how often a waiter looks at the file again
+UNLOCKS_LIMIT = 50  # records of forced unlocks that are kept
 TTL_SECS = 3600.0  # a waiting ticket here doesn't expire: whoever wrote it is on this machine
 
 
 @dataclass(slots=True)
 class _Content:
-    """The file: settings, tickets, and the number of the last write."""
+    """The file: settings, tickets, records of forced unlocks (latest first), and the number of the last write."""
 
     revision: int = 0
     settings: GroupSettings = field(default_factory=GroupSettings)
     tickets: dict[str, Ticket] = field(default_factory=dict)
+    unlocks: tuple[Unlock, ...] = ()
 
     def group(self) -> Group:
         ordered = sorted(self.tickets.values(), key=lambda ticket: ticket.create_revision)
-        return Group(self.settings, tuple(ordered), self.revision)
+        queued = sum(not ticket.holds for ticket in ordered)
+        return Group(self.settings, tuple(ordered), self.revision, queued=queued, unlocks=self.unlocks)
 
 
 class LocalStore:
@@ -70,8 +76,18 @@ class LocalStore:
         """
         return await self._locked(lambda content: content.group())
 
+    async def look(self, machine_id: str) -> Group:
+        """Read the file: there is never much in it.
+
+        Raises:
+            LocalError: the file is damaged or can't be read.
+            RefusedError: its settings are damaged.
+        """
+        del machine_id
+        return await self.read()
+
     async def enqueue(self, claim: Claim) -> Group:
-        """Add a ticket."""
+        """Add a ticket, unless the host has one."""
 
         def change(content: _Content) -> Group:
             if claim.machine_id not in content.tickets:
@@ -106,8 +122,29 @@ class LocalStore:
 
         return await self._locked(change)
 
+    async def unlock(self, ticket: Ticket, record: Unlock) -> bool:
+        """Take a ticket away, and keep a record of it."""
+        if not await self.remove(ticket):
+            return False
+
+        def change(content: _Content) -> None:
+            content.revision += 1
+            content.unlocks = (record, *content.unlocks)[:UNLOCKS_LIMIT]
+
+        await self._locked(change)
+        return True
+
     async def put_settings(self, seen: Group, settings: GroupSettings) -> bool:
-        """Replace the settings if they didn't change."""
+        """Replace the settings if they didn't change.
+
+        Raises:
+            RefusedError: NO_TICKETS; a percentage or a minimum interval, which are for many machines.
+        """
+        if settings.percent or settings.min_interval_secs:
+            raise RefusedError(
+                ErrorCode.NO_TICKETS, "one machine's file knows no percentage and no minimum interval",
+                hint="They are for a group in etcd: strategy etcd in lockd.toml.",
+            )  # fmt: skip
 
         def change(content: _Content) -> bool:
             if content.settings.revision != seen.settings.revision:
@@ -199,6 +236,7 @@ def _encode(content: _Content) -> bytes:
             }
             for name, ticket in content.tickets.items()
         },
+        "unlocks": [json.loads(encode_unlock(unlock)) for unlock in content.unlocks],
     }
     return json.dumps(document, indent=2).encode()
 
@@ -218,7 +256,8 @@ def _decode(data: bytes, where: str) -> _Content:
         )
         for name, item in document["tickets"].items()
     }
-    return _Content(int(document["revision"]), settings, tickets)
+    unlocks = tuple(decode_unlock(_dump(item)) for item in document.get("unlocks", []))
+    return _Content(int(document["revision"]), settings, tickets, unlocks)
 
 
 def _dump(value: Any) -> bytes:  # noqa: ANN401 - whatever the file holds

@@ -11,6 +11,7 @@ from lockd.fleetlock_client import FleetLockOptions, open_fleetlock
 from lockd.fleetlock_codec import Params, check_base_url
 from lockd.fleetlock_settings import fleetlock_id, read_tokens
 from lockd.fleetlock_store import FleetLockStore
+from lockd.registry import Registry
 from lockd.semaphore import Identity, Semaphore
 from lockd.store import EtcdStore, Store
 from lockd.store_local import LocalStore
@@ -84,7 +85,20 @@ def make_semaphore(settings: Settings, clock: Clock) -> Semaphore | None:
     store = make_store(settings)
     if store is None:
         return None
-    return Semaphore(store, clock, identity, expected_down_secs=settings.expected_down_secs)
+    keep = settings.on_rollback == "pause"
+    return Semaphore(store, clock, identity, expected_down_secs=settings.expected_down_secs, keep_after_rollback=keep)
+
+
+def make_registry(settings: Settings) -> Registry | None:
+    """Return the register of the group's machines, None for strategies without one.
+
+    Raises:
+        LocalError: a TLS file or the password file can't be read.
+    """
+    etcd = settings.etcd
+    if settings.strategy != "etcd":
+        return None
+    return Registry(open_client(etcd), prefix=etcd.prefix, group=settings.group, known_days=etcd.known_days)
 
 
 def require_semaphore(settings: Settings, clock: Clock) -> Semaphore:

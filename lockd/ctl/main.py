@@ -13,7 +13,7 @@ from lockd.config import Loaded, load
 from lockd.ctl import daemon, show, tickets
 from lockd.main import exit_code
 from lockd.status import window_document
-from lockd.tickets import MAX_LIMIT, NAME
+from lockd.tickets import INTERVAL_LIMIT, MAX_LIMIT, NAME
 from updated.common import cli
 from updated.common.clock import SystemClock, rfc3339
 
@@ -65,21 +65,35 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     add("status", "how many may be down, who holds a slot, who waits", "status --json")
-    add("machines", "every machine that holds a slot or waits, in the order of the queue", "machines")
+    add("machines", "the fleet: who holds a slot or waits, in the order of the queue, then the others", "machines")
     add("explain", "why this host isn't rebooting, gate by gate, and what would end it", "explain")
     add("reboot", "ask for a reboot of this host, through the same gates", "reboot")
     _add_windows(add("windows", "is a reboot window open, until when, and the next ones", "windows --next 5"))
     lock = add("lock", "take a slot by hand, for this machine or another", "lock web-7")
     lock.add_argument("id", nargs="?", type=_machine_id, metavar="ID", help="machine id (default: this machine's)")
-    unlock = add("unlock", "give a slot back by hand", "unlock web-7 --force")
+    unlock = add("unlock", "give a slot back by hand", "unlock web-7 --force --reason 'its disk is gone'")
     unlock.add_argument("id", nargs="?", type=_machine_id, metavar="ID", help="machine id (default: this machine's)")
-    unlock.add_argument("--force", action="store_true", help="even if the machine may be down or unwell")
+    unlock.add_argument(
+        "--force", action="store_true", help="even if the machine may be down or unwell; it is recorded"
+    )
+    unlock.add_argument("--reason", default="none given", metavar="TEXT", help="why by force: kept with who and when")
     set_max = add("set-max", "set how many machines of the group may be down at once", "set-max 3")
-    set_max.add_argument("max", type=_limit, metavar="N")
+    set_max.add_argument("max", type=_limit, metavar="N", help="a number, or N%% of the machines known now")
+    _add_policy(add("set-policy", "set what else holds the group's reboots back", "set-policy --overdue 2"))
     pause = add("pause", "let no machine of the group reboot until `resume`", "pause --reason 'network works'")
     pause.add_argument("--reason", default="paused by hand", help="for everyone to see")
     add("resume", "end a pause", "resume")
     return parser
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--min-interval-secs", type=_interval, metavar="SECS", help="least time between two grants; 0: none"
+    )
+    parser.add_argument(
+        "--overdue", type=_budget, metavar="hold|K",
+        help="hold: machines that are overdue keep their slots; K: and when there are K, nobody reboots any more",
+    )  # fmt: skip
 
 
 def _add_windows(parser: argparse.ArgumentParser) -> None:
@@ -94,11 +108,26 @@ def _count(text: str) -> int:
     return count
 
 
-def _limit(text: str) -> int:
-    limit = int(text)
-    if not 1 <= limit <= MAX_LIMIT:
-        raise argparse.ArgumentTypeError(f"{limit} is not from 1 to {MAX_LIMIT}; `lockctl pause` lets nobody reboot")
-    return limit
+def _limit(text: str) -> tuple[int, int]:
+    """Return a number and 0, or 0 and a percentage."""
+    if text.endswith("%"):
+        return 0, _between(text[:-1], 1, 100, "per cent")
+    return _between(text, 1, MAX_LIMIT, "machines; `lockctl pause` lets nobody reboot"), 0
+
+
+def _interval(text: str) -> int:
+    return _between(text, 0, INTERVAL_LIMIT, "seconds")
+
+
+def _budget(text: str) -> int:
+    return 0 if text == "hold" else _between(text, 1, MAX_LIMIT, "machines")
+
+
+def _between(text: str, least: int, most: int, unit: str) -> int:
+    number = int(text)
+    if not least <= number <= most:
+        raise argparse.ArgumentTypeError(f"{number} is not from {least} to {most} {unit}")
+    return number
 
 
 def _machine_id(text: str) -> str:

@@ -8,44 +8,79 @@ from typing import Any
 from updated.common.cli import table
 
 Document = Mapping[str, Any]
+UNLOCKS = 5  # how many `status` shows to people; --json has all
 
 
 def group_lines(document: Document) -> str:
-    """Lay out the semaphore: how many, who holds, who waits."""
+    """Lay out the semaphore: how many, who holds, who waits, what holds them back."""
+    share = f" ({document['percent']}% of {document['known']} machines known)" if document["percent"] else ""
     rows = [
         ("group", document["group"]),
-        ("max", str(document["max"])),
+        ("max", f"{document['max']}{share}"),
         ("available", str(document["available"])),
         ("holders", str(len(document["holders"]))),
         ("waiting", str(len(document["waiting"]))),
+        *_policy_rows(document),
     ]
-    paused = document["paused"]
-    if paused:
-        rows.append(("paused", f"by {paused['by']} since {paused['at']}: {paused['reason']}"))
     lines = [table(rows)]
     if document["holders"] or document["waiting"]:
-        lines += ["", machines_lines(document)]
+        lines += ["", _ticket_lines([*document["holders"], *document["waiting"]])]
+    if document["unlocks"]:
+        lines += ["", unlock_lines(document["unlocks"])]
     return "\n".join(lines)
 
 
-def machines_lines(document: Document) -> str:
-    """Lay out every ticket in the order of the queue."""
-    tickets = sorted([*document["holders"], *document["waiting"]], key=lambda ticket: ticket["rank"])
-    if not tickets:
-        return "No machine holds or waits."
+def _policy_rows(document: Document) -> list[tuple[str, str]]:
+    rows, paused = [], document["paused"]
+    if document["overdue"] or document["overdue_budget"]:
+        budget = document["overdue_budget"]
+        rows.append(("overdue", f"{document['overdue']}{f', at {budget} nobody reboots' if budget else ''}"))
+    if document["min_interval_secs"]:
+        recent = f", not over since {document['recent']}" if document["recent"] else ""
+        rows.append(("interval", f"{document['min_interval_secs']} s between two grants{recent}"))
+    if paused:
+        rows.append(("paused", f"by {paused['by']} since {paused['at']}: {paused['reason']}"))
+    return rows
+
+
+def _ticket_lines(tickets: Sequence[Document]) -> str:
+    """Lay out tickets in the order of the queue."""
+    rows = [
+        (str(ticket["rank"]), ticket["id"], ticket["host"] or "-", _phase(ticket), ticket["since"] or "-",
+         ticket["version_to"] or "-", ticket["detail"] or "")
+        for ticket in sorted(tickets, key=lambda ticket: int(ticket["rank"]))
+    ]  # fmt: skip
+    return table(rows, ("RANK", "MACHINE", "HOST", "PHASE", "SINCE", "VERSION", "DETAIL"))
+
+
+def unlock_lines(unlocks: Sequence[Document]) -> str:
+    """Lay out the latest records of forced unlocks."""
+    rows = [(one["at"], one["id"], f"{one['phase']} since {one['since']}", one["by"], one["reason"]) for one in unlocks]
+    return table(rows[:UNLOCKS], ("UNLOCKED AT", "MACHINE", "WAS", "BY", "WHY"))
+
+
+def machines_lines(machines: Sequence[Document]) -> str:
+    """Lay out the fleet: tickets in the order of the queue, then who has none."""
+    if not machines:
+        return "No machine is known, holds or waits."
     rows = [
         (
-            str(ticket["rank"]),
-            ticket["id"],
-            ticket["host"] or "-",
-            ticket["phase"] + (" (overdue)" if ticket["overdue"] else ""),
-            ticket["since"] or "-",
-            ticket["version_to"] or "-",
-            ticket["detail"] or "",
+            "-" if one["rank"] is None else str(one["rank"]), one["id"], one["host"] or "-", _phase(one),
+            one["since"] or "-", one["version"] or "-", one["slot"] or "-", one["state"] or "-", _seen(one),
+            one["detail"] or "",
         )
-        for ticket in tickets
-    ]
-    return table(rows, ("RANK", "MACHINE", "HOST", "PHASE", "SINCE", "VERSION", "DETAIL"))
+        for one in machines
+    ]  # fmt: skip
+    header = ("RANK", "MACHINE", "HOST", "PHASE", "SINCE", "VERSION", "SLOT", "STATE", "SEEN", "DETAIL")
+    return table(rows, header)
+
+
+def _phase(ticket: Document) -> str:
+    return (ticket["phase"] or "-") + (" (overdue)" if ticket["overdue"] else "")
+
+
+def _seen(machine: Document) -> str:
+    return "up" if machine["up"] else machine["seen"] or "-"
 
 
 def gates_lines(gates: Sequence[Document]) -> str:
@@ -58,6 +93,8 @@ def gates_lines(gates: Sequence[Document]) -> str:
         lines.append("Nothing holds the reboot back.")
     elif blocked["ends"]:
         lines.append(f"The {blocked['gate']} gate opens when: {blocked['ends']}")
+        lines += [f"Who can open it: {blocked['who']}"] if blocked.get("who") else []
+        lines += [f"By itself it opens at {blocked['ends_at']}"] if blocked["ends_at"] else []
     return "\n".join(lines)
 
 

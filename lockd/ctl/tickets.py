@@ -1,4 +1,4 @@
-"""The commands that speak to the tickets themselves: status, machines, lock, unlock, set-max, pause, resume."""
+"""The commands that speak to the tickets themselves: status, machines, lock, unlock, set-max and the like."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from collections.abc import Awaitable, Callable
 
 from lockd.config import Settings
 from lockd.ctl import show
+from lockd.errors import ErrorCode, RefusedError
+from lockd.machines import Known
 from lockd.semaphore import Semaphore
-from lockd.status import group_document
-from lockd.wiring import require_semaphore
+from lockd.status import group_document, machines_document
+from lockd.tickets import share_of
+from lockd.wiring import make_registry, require_semaphore
 from updated.common import cli
 from updated.common.clock import SystemClock
 
@@ -42,12 +45,23 @@ async def _status(semaphore: Semaphore, settings: Settings, arguments: argparse.
 
 
 async def _machines(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
-    document = group_document(settings.group, await semaphore.read(), SystemClock().now())
+    known = await _known(settings)
+    document = machines_document(known, await semaphore.read(), SystemClock().now())
     if arguments.json:
-        cli.print_json(sorted([*document["holders"], *document["waiting"]], key=lambda ticket: int(ticket["rank"])))
+        cli.print_json(document)
     else:
         print(show.machines_lines(document))
     return cli.Exit.DONE
+
+
+async def _known(settings: Settings) -> tuple[Known, ...]:
+    registry = make_registry(settings)
+    if registry is None:
+        return ()
+    try:
+        return await registry.read()
+    finally:
+        await registry.close()
 
 
 async def _lock(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
@@ -58,14 +72,30 @@ async def _lock(semaphore: Semaphore, settings: Settings, arguments: argparse.Na
 
 async def _unlock(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
     machine_id = arguments.id or semaphore.identity.machine_id
-    ticket = await semaphore.unlock_by_hand(machine_id, force=arguments.force)
+    ticket = await semaphore.unlock_by_hand(machine_id, force=arguments.force, by=_operator(), reason=arguments.reason)
     text = f"{machine_id} ({ticket.claim.phase.value} since {ticket.claim.since}) has no ticket any more."
     return await _done(text, semaphore, settings, arguments)
 
 
 async def _set_max(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
-    before = await semaphore.set_max(arguments.max)
-    text = f"max of group {settings.group}: {arguments.max} (was {before.settings.max})"
+    limit, percent = arguments.max
+    known, source = 0, ""
+    if percent:
+        known = len(await _known(settings))
+        if not known:
+            raise RefusedError(
+                ErrorCode.NO_TICKETS, f"no machine of group {settings.group} is known, so there is nothing to count",
+                hint="Each registers when its lockd runs with strategy etcd; `lockctl machines` lists them.",
+            )  # fmt: skip
+        limit, source = share_of(known, percent), f", {percent}% of {known} machines known"
+    before = await semaphore.set_max(limit, percent=percent, known=known)
+    text = f"max of group {settings.group}: {limit}{source} (was {before.settings.max})"
+    return await _done(text, semaphore, settings, arguments)
+
+
+async def _set_policy(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
+    await semaphore.set_policy(min_interval_secs=arguments.min_interval_secs, overdue_budget=arguments.overdue)
+    text = f"Policy of group {settings.group} is set; `lockctl status` shows it."
     return await _done(text, semaphore, settings, arguments)
 
 
@@ -101,6 +131,7 @@ COMMANDS: dict[str, Command] = {
     "lock": _lock,
     "unlock": _unlock,
     "set-max": _set_max,
+    "set-policy": _set_policy,
     "pause": _pause,
     "resume": _resume,
 }

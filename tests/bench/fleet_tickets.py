@@ -119,7 +119,7 @@ async def _approach(host: Semaphore, seen: Group | None, tally: Tally) -> bool:
 async def _give_back(host: Semaphore, tally: Tally) -> bool:
     """Give the slot back, as after the boot."""
     try:
-        own = (await host.read()).of(host.identity.machine_id)
+        own = (await host.look()).of(host.identity.machine_id)
         return own is None or await host.give_back(own)
     except LockdError:
         tally.faults += 1

@@ -49,7 +49,7 @@ def test_operators_day(lockctl: Run) -> None:
     assert lockctl("unlock").returncode == 0
     assert lockctl("unlock", "other").returncode == 0
     assert lockctl("unlock", "other").returncode == 3
-    assert lockctl("machines").stdout == "No machine holds or waits.\n"
+    assert lockctl("machines").stdout == "No machine is known, holds or waits.\n"
 
 
 @pytest.mark.parametrize(

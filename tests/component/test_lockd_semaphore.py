@@ -204,7 +204,7 @@ async def test_garbage_among_the_tickets_holds_a_slot(etcd: Etcd, tmp_path: Path
         await one.lock_by_hand("junk")
         ticket = (await store.read()).tickets[0]
         client = open_etcd(EtcdOptions((etcd.endpoint,)))
-        key = f"/t/groups/{tmp_path.name}/tickets/junk"
+        key = f"/t/groups/{tmp_path.name}/slots/junk"
         await client.txn([codec.compare(key, "MOD", ticket.mod_revision)], [codec.put(key, b"\x00garbage")])
         await client.close()
         standing = await one.acquire("1", "2")

@@ -81,10 +81,10 @@ class Round:
             await semaphore.store.wait_turn(standing.group, standing.ticket, 2.0)
 
     async def _come_back(self, semaphore: Semaphore, name: str) -> None:
-        own = (await semaphore.read()).of(name)
+        own = (await semaphore.look()).of(name)
         while own is not None:
             await semaphore.give_back(own)
-            own = (await semaphore.read()).of(name)
+            own = (await semaphore.look()).of(name)
 
     def _went(self, name: str) -> None:
         self._down.add(name)
