@@ -147,7 +147,7 @@ class EtcdClient:
                 if answer.status_code == httpx.codes.UNAUTHORIZED:
                     self._token = ""  # the look that comes next gets a new one
                 return answer.status_code == httpx.codes.OK and await _first_event(answer)
-        except (httpx.HTTPError, codec.AnswerError) as error:
+        except (httpx.HTTPError, OSError, codec.AnswerError) as error:
             logger.debug("watch-broke", endpoint=endpoint, error=str(error))
             return False
 
@@ -208,7 +208,7 @@ class EtcdClient:
                 self._http.stream("POST", url, json=request, headers=self._headers()) as answer,
             ):
                 return answer.status_code, await _bounded(answer)
-        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # OSError: a TLS alert after the handshake
             raise _EndpointError(str(error) or type(error).__name__) from error
 
     def _headers(self) -> dict[str, str]:
