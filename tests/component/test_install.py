@@ -41,6 +41,9 @@ class Host:
         self.boot = GptPrio(self.disk, booted_partuuids=(running.partuuid,))
         self.seen: list[Progress] = []
 
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
     def slot(self, name: str) -> Slot:
         return next(slot for slot in self.boot.slots() if slot.name == name)
 

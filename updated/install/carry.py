@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from updated.common.log import get_logger
+from updated.errors import LocalError, UpdateError
 from updated.install.crew import Crew
 from updated.install.operations import Readable, Writable, carry_out, write_extents
 from updated.install.ranges import Span
-from updated.install.reuse import Run
+from updated.install.reuse import Finder, Run
 from updated.install.stream import Metadata, PayloadReader
 from updated.payload.index import chunk_digest
 from updated.payload.manifest import ZEROES, Manifest, Operation
@@ -17,6 +19,8 @@ from updated.payload.manifest import ZEROES, Manifest, Operation
 Phase = Literal["downloading", "verifying", "finalizing"]
 STEPS = 256  # how often progress is told at most, in a phase
 SMALLEST_STEP = 64 * 1024  # bytes
+
+log = get_logger("install")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +71,14 @@ class Todo:
 
     op: Operation
     target: str  # the partition's name
-    digest: bytes = b""  # of what it writes; only with runs
-    runs: tuple[Run, ...] | None = None  # what to put it together from; None: from the payload, or from nothing (ZERO)
+    chunk: int | None = None  # of the index: put it together from what is here; None: from the payload, or from nothing
 
 
 def fetch_spans(todos: Iterable[Todo], metadata: Metadata) -> list[Span]:
     """Return which bytes of the payload the operations need, neighbours joined."""
     spans: list[Span] = []
     for todo in todos:
-        if todo.runs is not None or not todo.op.data_length:
+        if todo.chunk is not None or not todo.op.data_length:
             continue
         begin = metadata.data_start + todo.op.data_offset
         end = begin + todo.op.data_length
@@ -95,34 +98,50 @@ class Carrier:
     crew: Crew
     files: Mapping[str, Writable]  # the other partitions' places
     running: Readable | None
-    late: Readable | None = None  # the target as a seed: it is read before anything behind it is written
+    target: Readable  # the slot as a seed: it is read before anything behind it is written
+    finder: Finder | None = None
     missed: list[Todo] = field(default_factory=list)  # chunks that came out differently: to be fetched after all
 
-    def carry(self, todos: Iterable[Todo], reader: PayloadReader, meter: Meter, on_settled: Callable[[], None]) -> None:
-        """Carry everything out, in order; `on_settled` is called now and then, when more of it may be done.
+    def carry(self, todos: Iterable[Todo], reader: PayloadReader, meter: Meter, save: Callable[[bool], None]) -> None:
+        """Carry everything out, in order; `save` is called as more of it is done, with whether it is the last time.
 
         Raises:
             UpdateError: the first that went wrong.
         """
-        for todo in todos:
-            if todo.runs is not None:
-                self._put_together(todo, todo.runs)
-                meter.reuse(todo.op.data_length)
-                continue
+        try:
+            for todo in todos:
+                self._carry_one(todo, reader, meter)
+                save(False)
+            self.crew.finish()
+        except UpdateError:
+            self._keep_what_came(save)
+            raise
+        save(True)
+        meter.tell()
+
+    def _carry_one(self, todo: Todo, reader: PayloadReader, meter: Meter) -> None:
+        if todo.chunk is not None and self.finder is not None:
+            self._put_together(todo, todo.chunk, self.finder)
+            meter.reuse(todo.op.data_length)
+        else:
             data = reader.take(todo.op.data_length)
             meter.add(todo.op.data_length)
             self._perform(todo, data)
-            on_settled()
-        self.crew.finish()
-        on_settled()
-        meter.tell()
+
+    def _keep_what_came(self, save: Callable[[bool], None]) -> None:
+        """Write what has come, so that the next try needn't fetch it again."""
+        try:
+            self.crew.finish()
+            save(True)
+        except UpdateError as error:  # not the first one, which is what is reported
+            log.info("not-kept", code=error.name, message=error.message)
 
     def take_missed(self, meter: Meter) -> list[Todo]:
         """Return the chunks that came out differently, to be fetched, and forget them."""
         missed = sorted(self.missed, key=lambda todo: todo.op.data_offset)
         self.missed = []
         meter.reuse(-sum(todo.op.data_length for todo in missed))
-        return [replace(todo, runs=None) for todo in missed]
+        return [replace(todo, chunk=None) for todo in missed]
 
     def _perform(self, todo: Todo, data: memoryview) -> None:
         op, running, block_size = todo.op, self.running, self.manifest.block_size
@@ -132,16 +151,31 @@ class Carrier:
         elif todo.target in self.files:
             carry_out(op, data, target=self.files[todo.target], running=running, block_size=block_size)
 
-    def _put_together(self, todo: Todo, runs: tuple[Run, ...]) -> None:
-        """Read now what of the target is about to be overwritten, the rest when it is this one's turn."""
-        ready = [run.read() if run.seed is not None and run.seed is self.late else run for run in runs]
+    def _put_together(self, todo: Todo, chunk: int, finder: Finder) -> None:
+        """Read now what of the target is about to be overwritten, the rest when it is this one's turn.
+
+        A seed that can't be read is no reason to fail: the chunk is fetched like one that comes out differently.
+        """
+        try:
+            ready = [run.read() if run.seed is self.target else run for run in finder.runs(chunk)]
+        except LocalError as error:
+            self._miss(todo, error.message)
+            return
 
         def work(to: Writable) -> None:
-            pieces = [part.read() if isinstance(part, Run) else part for part in ready]
+            try:
+                pieces = [part.read() if isinstance(part, Run) else part for part in ready]
+            except LocalError as error:
+                self._miss(todo, error.message)
+                return
             content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            if chunk_digest(content) == todo.digest:
+            if chunk_digest(content) == finder.digest(chunk):
                 write_extents(todo.op.dst_extents, memoryview(content), to, self.manifest.block_size)
             else:
-                self.missed.append(todo)  # appending is atomic; the order is put right when they are fetched
+                self._miss(todo, "it came out differently")
 
         self.crew.add(work, todo.op.dst_length)
+
+    def _miss(self, todo: Todo, why: str) -> None:
+        log.info("chunk-missed", offset=todo.op.data_offset, bytes=todo.op.data_length, why=why, now="it is fetched")
+        self.missed.append(todo)  # from any thread, in any order: they are sorted before they are fetched

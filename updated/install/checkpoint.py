@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from updated.common.durable import read_bounded, remove_durably, write_atomic
@@ -54,7 +55,8 @@ class Journal:
         found = self.read()
         if found is None or not release or found.release != release:
             return None
-        return self._load(METADATA, METADATA_LIMIT)
+        raw = self._load(METADATA, METADATA_LIMIT)
+        return raw if raw is not None and sha256(raw).hexdigest() == found.metadata else None
 
     def index_of(self, metadata: str, size: int) -> bytes | None:
         """Return the index that was kept with these metadata.

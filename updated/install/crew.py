@@ -15,7 +15,7 @@ from updated.install.operations import Writable
 WORKERS = 2
 BUFFER_BYTES = 2 * 1024 * 1024  # one a worker: what it writes at once
 BATCH_BYTES = 5 * BUFFER_BYTES // 4  # of data and content together, at which a batch is handed over
-IN_FLIGHT_BYTES = 16 * 1024 * 1024  # handed over and not done; one operation may be larger, alone
+IN_FLIGHT_BYTES = 8 * 1024 * 1024  # handed over and not done; one operation may be larger, alone
 
 Work = Callable[[Writable], None]
 

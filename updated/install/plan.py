@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from updated.install.carry import Todo
-from updated.install.reuse import Finder
+from updated.install.reuse import Finder, Verdict
 from updated.payload.manifest import Manifest, Partition
 
 
@@ -18,6 +18,7 @@ class Plan:
     whole: bool = False  # the payload comes by from its first byte to its last, so that it can be hashed
     settled: int = 0  # operations of the slot's partition, from its first, that are done already
     settled_bytes: int = 0  # the data of everything that need not be done
+    finder: Finder | None = None  # knows what chunks can be put together from
 
 
 def plan_whole(manifest: Manifest) -> Plan:
@@ -32,20 +33,23 @@ def plan_rest(manifest: Manifest, root: Partition, settled: int) -> Plan:
     return Plan((*todos, *_others(manifest, root)), settled=len(done), settled_bytes=sum(op.data_length for op in done))
 
 
-def plan_reuse(manifest: Manifest, root: Partition, finder: Finder) -> Plan:
-    """Put together what was found, fetch the rest; what is in its place already stays."""
-    todos, in_place, chunks = [], 0, finder.chunks()
-    indexed = {id(op) for op in finder.operations}
+def plan_reuse(manifest: Manifest, root: Partition, finder: Finder) -> Plan | None:
+    """Put together what was found, fetch the rest; what is in its place already stays. None: nothing was found."""
+    todos, in_place, local, chunk = list[Todo](), 0, 0, 0
     for op in root.operations:
-        if id(op) not in indexed:
+        if chunk == len(finder.operations) or op is not finder.operations[chunk]:
             todos.append(Todo(op, root.name))
             continue
-        _, digest, runs = next(chunks)
-        if runs == ():
+        verdict = finder.verdict(chunk)
+        if verdict is Verdict.IN_PLACE:
             in_place += op.data_length
         else:
-            todos.append(Todo(op, root.name, digest, runs))
-    return Plan((*todos, *_others(manifest, root)), settled_bytes=in_place)
+            local += verdict is Verdict.LOCAL
+            todos.append(Todo(op, root.name, chunk if verdict is Verdict.LOCAL else None))
+        chunk += 1
+    if not in_place and not local:
+        return None
+    return Plan((*todos, *_others(manifest, root)), settled_bytes=in_place, finder=finder)
 
 
 def _others(manifest: Manifest, root: Partition) -> Iterator[Todo]:

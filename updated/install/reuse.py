@@ -10,6 +10,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from itertools import accumulate
 from typing import Protocol
 
 from updated.install.operations import Readable
@@ -49,8 +51,16 @@ class Run:
         return bytes(self.length) if self.seed is None else self.seed.read(self.offset, self.length)
 
 
+class Verdict(Enum):
+    """What is to be done for a chunk."""
+
+    IN_PLACE = "in place"  # nothing
+    LOCAL = "local"  # put it together from what is here
+    FETCH = "fetch"
+
+
 class Finder:
-    """Looks blocks up; ask it for a chunk's runs when all seeds were scanned."""
+    """Looks blocks up; ask it about a chunk when all seeds were scanned."""
 
     def __init__(self, index: Index, operations: Sequence[Operation], block_size: int) -> None:
         """Build the table.
@@ -66,6 +76,8 @@ class Finder:
         self._slots = int(index.blocks * ROOM) + 1
         self._table = array("I", bytes(4 * self._slots))
         self._in_place = bytearray(index.chunks)
+        counts = (blocks(op.dst_extents) for op in operations)
+        self._starts = array("I", [0, *accumulate(counts)][: index.chunks])  # each chunk's first block
         self._fill_table()
 
     def _fill_table(self) -> None:
@@ -118,37 +130,23 @@ class Finder:
             slot = (slot + 1) % self._slots
         return 0
 
-    def chunks(self) -> Iterator[tuple[Operation, bytes, tuple[Run, ...] | None]]:
-        """Yield each chunk's operation and digest, with what to put it together from.
+    def settle(self) -> None:
+        """Let the table go: no more seeds from here on."""
+        self._table = array("I")
 
-        No runs: it is in its place. None: it must be fetched.
-        """
-        self._table = array("I")  # no more seeds from here on
-        first = 0
-        for number, op in enumerate(self.operations):
-            count = blocks(op.dst_extents)
-            digest = self._index.digest(number)
-            if self._in_place[number]:
-                yield op, digest, ()
-            else:
-                places = [self._place(at) for at in range(first, first + count)]
-                yield op, digest, tuple(self._runs(places)) if self._usable(op, places) else None
-            first += count
+    def verdict(self, chunk: int) -> Verdict:
+        """Tell what is to be done for a chunk, by its number."""
+        if self._in_place[chunk]:
+            return Verdict.IN_PLACE
+        return Verdict.LOCAL if self._usable(chunk) else Verdict.FETCH
 
-    def _place(self, number: int) -> int:
-        place = self._places[number]
-        return place if place < ALIAS or place == ZERO else self._places[place - ALIAS]
+    def digest(self, chunk: int) -> bytes:
+        """Return the digest of a chunk."""
+        return self._index.digest(chunk)
 
-    def _usable(self, op: Operation, places: Sequence[int]) -> bool:
-        """Tell whether every block is there, and will be when it is its turn: chunks are written front to back."""
-        if MISSING in places:
-            return False
-        written = max(extent.start_block + extent.num_blocks for extent in op.dst_extents)
-        of_target = ((place - 1) // SEEDS for place in places if place != ZERO and place % SEEDS == 0)
-        return all(block >= written for block in of_target)
-
-    def _runs(self, places: Sequence[int]) -> Iterator[Run]:
-        size, begin = self._block_size, 0
+    def runs(self, chunk: int) -> Iterator[Run]:
+        """Yield what a LOCAL chunk is put together from; worked out anew each time, for there may be many."""
+        places, size, begin = self._places_of(chunk), self._block_size, 0
         for end in range(1, len(places) + 1):
             step = 0 if places[begin] == ZERO else SEEDS
             if end < len(places) and places[end] == places[begin] + (end - begin) * step:
@@ -158,3 +156,20 @@ class Finder:
             length = (end - begin) * size
             yield Run(None, 0, length) if zero else Run(self._seeds[seed], block * size, length)
             begin = end
+
+    def _places_of(self, chunk: int) -> list[int]:
+        end = self._starts[chunk + 1] if chunk + 1 < len(self._starts) else self._index.blocks
+        return [self._place(at) for at in range(self._starts[chunk], end)]
+
+    def _place(self, number: int) -> int:
+        place = self._places[number]
+        return place if place < ALIAS or place == ZERO else self._places[place - ALIAS]
+
+    def _usable(self, chunk: int) -> bool:
+        """Tell whether every block is there, and will be when it is its turn: chunks are written front to back."""
+        places = self._places_of(chunk)
+        if MISSING in places:
+            return False
+        written = max(extent.start_block + extent.num_blocks for extent in self.operations[chunk].dst_extents)
+        of_target = ((place - 1) // SEEDS for place in places if place != ZERO and place % SEEDS == 0)
+        return all(block >= written for block in of_target)

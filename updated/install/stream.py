@@ -140,6 +140,7 @@ class PayloadReader:
     def __init__(self, pieces: Iterator[memoryview], cancelled: threading.Event) -> None:
         self._pieces, self._cancelled = pieces, cancelled
         self._rest = memoryview(b"")
+        self._error: UpdateError | None = None  # what the source ended with
         self.taken = 0  # bytes
 
     def take(self, length: int) -> memoryview:
@@ -160,18 +161,25 @@ class PayloadReader:
         return bytes(self.take(length))
 
     def _gather(self, length: int) -> None:
+        """Fill the window; what came before an error can still be taken, and the error follows it."""
         parts, have = [self._rest], len(self._rest)
-        while have < max(length, WINDOW):
+        while have < max(length, WINDOW) and self._error is None:
             check_cancelled(self._cancelled)
-            piece = next(self._pieces, None)
+            try:
+                piece = next(self._pieces, None)
+            except UpdateError as error:
+                self._error = error
+                break
             if not piece:
                 break
             parts.append(piece)
             have += len(piece)
             self.note(piece)
-        if have < length:
-            raise _size_mismatch(f"the payload ends after {self.taken + have} bytes, {length - have} are missing")
         self._rest = memoryview(b"".join(parts))
+        if have < length:
+            raise self._error or _size_mismatch(
+                f"the payload ends after {self.taken + have} bytes, {length - have} are missing"
+            )
 
     def note(self, piece: memoryview) -> None:
         """Take in what has just arrived; a reader that hashes does so here."""

@@ -1,0 +1,94 @@
+"""What is looked at, and opened, before an install changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+
+from updated.errors import ErrorCode, RefusedError
+from updated.install.files import FileTarget
+from updated.install.medium import Target
+from updated.payload.manifest import FROM_SOURCE, Image, Manifest, Partition
+
+COPY_PIECE = 4 * 1024 * 1024
+SLOT_PARTITION = "root"  # the partition that goes into the slot; a payload with one partition may call it otherwise
+
+
+def slot_partition(manifest: Manifest, file_targets: Mapping[str, Path]) -> Partition:
+    """Return the partition that goes into the slot; every other one must have a place or be skippable.
+
+    Raises:
+        RefusedError: PARTITION_UNKNOWN.
+    """
+    partitions = [part for part in manifest.partitions if not part.is_file]
+    named = [part for part in partitions if part.name == SLOT_PARTITION] or partitions[:1]
+    others = [part.name for part in partitions if part not in named and part.name not in file_targets]
+    if not named or others:
+        raise RefusedError(
+            ErrorCode.PARTITION_UNKNOWN,
+            f"the payload has partitions that this host has no place for: {', '.join(others) or 'none of its own'}",
+            hint="Offer a payload for this host's layout, or configure where the others go.",
+        )
+    return named[0]
+
+
+def image_of(image: Image | None) -> Image:
+    """Return an image that parsing has made sure of."""
+    if image is None:
+        raise AssertionError("parse_manifest refuses partitions without an image")
+    return image
+
+
+def check_source(manifest: Manifest, root: Partition, running: Target) -> None:
+    """See that the running slot is the image that a delta was made from.
+
+    Raises:
+        RefusedError: SOURCE_MISMATCH, or NEW_PARTITION_INFO when the delta doesn't say.
+        LocalError: READ_BACK.
+    """
+    if not manifest.in_place and not any(op.type in FROM_SOURCE for op in root.operations):
+        return
+    if manifest.in_place and root.old is None:
+        raise RefusedError(
+            ErrorCode.NEW_PARTITION_INFO,
+            "the delta doesn't say which image it was made from",
+            hint="Offer a full payload.",
+        )
+    if root.old is not None and (root.old.size > running.size or _hash(running, root.old.size) != root.old.sha256):
+        raise RefusedError(
+            ErrorCode.SOURCE_MISMATCH,
+            "this delta is for another old image than the one that runs here",
+            hint="Offer a full payload, or the delta for the version that runs here.",
+        )
+
+
+def _hash(target: Target, size: int) -> bytes:
+    running = sha256()
+    for at in range(0, size, COPY_PIECE):
+        running.update(target.read(at, min(COPY_PIECE, size - at)))
+    return running.digest()
+
+
+def copy_slot(running: Target, target: Target, size: int) -> None:
+    """Copy the old image into the target, for a delta that changes it in place.
+
+    Raises:
+        LocalError: READ_BACK, DOWNLOAD_WRITE, NO_SPACE.
+    """
+    for at in range(0, size, COPY_PIECE):
+        target.write(at, running.read(at, min(COPY_PIECE, size - at)))
+
+
+def open_files(manifest: Manifest, places: Mapping[str, Path], stack: ExitStack) -> dict[str, FileTarget]:
+    """Open the files that go beside the slot, by partition.
+
+    Raises:
+        LocalError: DOWNLOAD_WRITE, NO_SPACE.
+    """
+    return {
+        part.name: stack.enter_context(FileTarget(places[part.name], image_of(part.new)))
+        for part in manifest.partitions
+        if part.name in places and not part.skipped
+    }
