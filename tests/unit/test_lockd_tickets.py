@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
@@ -15,13 +17,18 @@ from lockd.tickets import (
     Pause,
     Phase,
     Ticket,
+    Unlock,
     decode_claim,
     decode_settings,
+    decode_unlock,
     encode_claim,
     encode_settings,
+    encode_unlock,
+    held_back,
     may_go_down,
     may_take,
     occupied_for,
+    share_of,
     watched_by,
 )
 
@@ -117,6 +124,64 @@ def test_waiter_watches_its_predecessor_only() -> None:
     assert [watched_by(found, ticket) for ticket in found.waiting] == [None, "m1", "m2"]
 
 
+def test_partial_look_decides_as_the_whole_one_does() -> None:
+    """With the front of the queue and the holders alone, nobody takes a slot who wouldn't with everybody in view."""
+    whole = group(5, H, *[W] * 9)
+    seen = replace(whole, tickets=(*whole.tickets[:4], whole.tickets[7], whole.tickets[8]), horizon=4, queued=9)
+    assert takers(whole) == ["m1", "m2", "m3", "m4"]
+    assert takers(seen) == ["m1", "m2", "m3"]  # m8 sees four ahead of it, and knows that this isn't all
+    assert watched_by(seen, seen.tickets[-1]) == "m7"
+
+
+NOW = datetime(2026, 1, 1, 0, 31, tzinfo=UTC)
+
+
+def with_overdue(budget: int) -> Group:
+    """Make a group in which `m0` was expected back a minute ago, and `m1` comes next."""
+    found = group(3, H, H, W)
+    late = replace(found.tickets[0].claim, expected_back="2026-01-01T00:30:00Z")
+    fine = replace(found.tickets[1].claim, expected_back="2026-01-01T00:32:00Z")
+    tickets = replace(found.tickets[0], claim=late), replace(found.tickets[1], claim=fine), found.tickets[2]
+    return replace(found, tickets=tickets, settings=replace(found.settings, overdue_budget=budget))
+
+
+@pytest.mark.parametrize(("budget", "place", "held"), [(0, 2, False), (1, 2, True), (2, 2, False), (1, 1, True)])
+def test_overdue_budget_stops_the_group(budget: int, place: int, *, held: bool) -> None:
+    """Overdue machines only keep their slots, unless there is a budget: once it is used up nobody goes."""
+    found = with_overdue(budget)
+    assert bool(held_back(found, found.tickets[place], NOW)) is held
+
+
+def test_machine_that_is_overdue_is_not_in_its_own_way() -> None:
+    """A machine whose own reboot took long isn't held back by itself."""
+    found = with_overdue(1)
+    assert held_back(found, found.tickets[0], NOW) == ""
+
+
+def test_minimum_interval_holds_back_who_waits() -> None:
+    """So long after a grant nobody is granted a slot; who has one goes on. Without an interval nothing holds."""
+    found = group(3, H, W)
+    recent = replace(found, recent="m0", settings=replace(found.settings, min_interval_secs=600))
+    assert "m0 was granted a slot less than 600 s ago" in held_back(recent, found.tickets[1], NOW)
+    assert held_back(recent, found.tickets[0], NOW) == ""
+    assert held_back(replace(found, recent="m0"), found.tickets[1], NOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("known", "percent", "expected"), [(1, 1, 1), (9, 10, 1), (19, 10, 1), (20, 10, 2), (3, 100, 3), (10**6, 100, 1000)]
+)
+def test_share_is_rounded_down_but_never_nothing(known: int, percent: int, expected: int) -> None:
+    """A percentage of few machines is one at least, of many never more than a group can have."""
+    assert share_of(known, percent) == expected
+
+
+def test_record_of_a_forced_unlock_survives_the_store() -> None:
+    """What is written is what is read; what can't be read says so."""
+    record = Unlock("m1", "alice@host", "why", "2026-01-01T00:00:00Z", "held", "2025-12-31T00:00:00Z")
+    assert decode_unlock(encode_unlock(record)) == record
+    assert "damaged" in decode_unlock(b"[]").reason
+
+
 def test_claim_survives_the_store() -> None:
     """What is written is what is read."""
     assert decode_claim("m1", encode_claim(CLAIM)) == CLAIM
@@ -139,6 +204,8 @@ def test_overlong_text_is_cut_not_damaged() -> None:
         b'{"phase": "gone"}',
         b'{"phase": ["held"]}',
         b'{"phase": "held", "boot_id": 7}',
+        b'{"phase": "held", "number": -1}',
+        b'{"phase": "held", "number": "1"}',
         b'{"phase": "held", "host": "' + b"x" * 513 + b'"}',
         b"[" * 100_000,
         b'{"phase": "held", "detail": "' + b"x" * 70_000 + b'"}',
@@ -160,7 +227,7 @@ def test_impossible_machine_id_is_damaged(machine_id: str) -> None:
 
 def test_settings_survive_the_store() -> None:
     """What is written is what is read, with the revision of the read."""
-    settings = GroupSettings(7, Pause("me", "why", "now"), 9)
+    settings = GroupSettings(7, Pause("me", "why", "now"), 9, 10, 70, 600, 2)
     assert decode_settings(encode_settings(settings), 9) == settings
 
 
@@ -174,6 +241,11 @@ def test_settings_survive_the_store() -> None:
         {"max": True},
         {"max": 1.0},
         {"max": "1"},
+        {"max": 1, "percent": 101},
+        {"max": 1, "percent": -1},
+        {"max": 1, "known": "7"},
+        {"max": 1, "min_interval_secs": 1.5},
+        {"max": 1, "overdue_budget": True},
         {"max": 1, "paused": True},
         {"max": 1, "paused": {"by": 1}},
         [],
