@@ -36,7 +36,6 @@ class AgentView:
     need_reboot: bool = False
     version_new: str = ""
     version_booted: str = ""
-    slot_booted: str = ""
     healthy: bool | None = None  # of this boot; None: not known
     rollback: Rollback | None = None
     problem: str = ""
@@ -99,7 +98,6 @@ def read_status(text: str, *, need_reboot: bool, version_new: str, boot_id: str)
         need_reboot=need_reboot,
         version_new=version_new,
         version_booted=str(document.get("version_booted") or ""),
-        slot_booted=str(document.get("slot_booted") or ""),
         healthy=confirmed if same_boot else None,
         rollback=rollback,
         problem="" if same_boot else "the update agent speaks of another boot",

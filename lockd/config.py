@@ -1,28 +1,48 @@
 """The policy file: defaults, lockd.toml, drop-ins, environment; strict where a slip would mean a wrong reboot.
 
-Precedence, lowest first: the defaults below, `lockd.toml`, `conf.d/NN-name.toml`, the environment
-(LOCKD_BUS_ADDRESS, LOCKD_ENDPOINTS, LOCKD_GROUP, LOCKD_MACHINE_ID). `LOCKD_CONFIG` or `--config` names one file
-instead of the system's. LOCKD_ENDPOINTS means strategy `etcd` unless a file says which strategy.
+Precedence, lowest first: the defaults below, locksmith's settings (`update_conf`), `lockd.toml`, `conf.d/NN-
+name.toml`, the environment (LOCKD_BUS_ADDRESS, LOCKD_ENDPOINTS, LOCKD_GROUP, LOCKD_MACHINE_ID). `LOCKD_CONFIG` or
+`--config` names one file instead of the system's. LOCKD_ENDPOINTS means strategy `etcd` unless a file says which
+strategy.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import time, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from lockd.errors import ErrorCode, LocalError
 from lockd.fleetlock_settings import FleetLockSettings, check_fleetlock
 from lockd.gates import STRATEGIES
+from lockd.local_settings import AlertSettings, HookSettings, SessionSettings, check_local
+from lockd.oncalendar import parse
 from lockd.tickets import NAME
-from lockd.windows import Window, check_duration, parse_start, parse_weekday
+from lockd.update_conf import KEYS, translate
+from lockd.windows import Blackout, Window, check_duration, parse_blackout, parse_start, parse_weekday
 from updated.common.durable import read_bounded
 from updated.common.schema import fill
-from updated.common.settings import Layers, SettingsError, load_layers
+from updated.common.settings import Layers, SettingsError, load_layers, read_key_values
 
 ENVIRONMENT = {"LOCKD_BUS_ADDRESS": "bus_address", "LOCKD_GROUP": "group", "LOCKD_MACHINE_ID": "machine_id"}
+UPDATE_CONF = (Path("/usr/share/flatcar/update.conf"), Path("/etc/flatcar/update.conf"))  # the last one wins
+HOOK_DIRS = (Path("/etc/lockd"), Path("/run/lockd"), Path("/usr/lib/lockd"))
+LOCALTIME = Path("/etc/localtime")
+STARTS_A_DAY = 96  # of a window's calendar; more is no window
+STRICT = (
+    "window",
+    "windows",
+    "strategy",
+    "blackout",
+    "blackouts",
+    "hooks",
+    "alerts",
+    "sessions",
+)  # slips let reboots through
 BOOT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 PREFIX = re.compile(r"(/[A-Za-z0-9._-]+)+")
 
@@ -54,10 +74,11 @@ class LocalSettings:
 class WindowSettings:
     """One `[[window]]`."""
 
-    start: str  # HH:MM
     duration_secs: int
+    start: str = ""  # HH:MM
     days: tuple[str, ...] = ()  # Mon to Sun; none: every day
-    timezone: str = "UTC"  # IANA name
+    calendar: str = ""  # instead of start and days: as systemd's OnCalendar=
+    timezone: str = ""  # IANA name, or local; none: UTC
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +95,10 @@ class Settings:
     reboot_command: tuple[str, ...] = ()  # none: ask logind
     bus_address: str | None = None  # none: the system bus
     log_level: str = "info"
+    update_conf: tuple[Path, ...] = ()  # locksmith's settings, the last file wins; none: the system's, without --config
+    spread_secs: float = 600.0  # over which the hosts that waited for a window begin in it
+    blackout: tuple[str, ...] = ()  # days YYYY-MM-DD, or YYYY-MM-DD..YYYY-MM-DD, without a window
+    blackout_timezone: str = "UTC"
     min_remaining_secs: float = 300.0  # of the window, when the reboot begins
     expected_down_secs: float = 1800.0  # after which a host that is down counts as overdue
     reboot_retry_secs: float = 600.0
@@ -81,6 +106,9 @@ class Settings:
     etcd: EtcdSettings = field(default_factory=EtcdSettings)
     local: LocalSettings = field(default_factory=LocalSettings)
     fleetlock: FleetLockSettings = field(default_factory=FleetLockSettings)
+    sessions: SessionSettings = field(default_factory=SessionSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
+    hooks: HookSettings = field(default_factory=HookSettings)
     window: tuple[WindowSettings, ...] = ()
 
 
@@ -90,6 +118,8 @@ class Loaded:
 
     settings: Settings
     windows: tuple[Window, ...]
+    blackouts: tuple[Blackout, ...]
+    hook_dirs: tuple[Path, ...]
     layers: Layers
     unknown: tuple[str, ...]
 
@@ -102,16 +132,41 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     """
     explicit = config or (Path(environ["LOCKD_CONFIG"]) if environ.get("LOCKD_CONFIG") else None)
     try:
-        layers = load_layers("lockd", explicit)
+        layers = _read_layers(explicit)
         _put_environment(layers, environ)
         settings, unknown = fill(Settings, layers)
-    except SettingsError as error:
+        if _put_update_conf(layers, settings, environ, explicit):
+            settings, unknown = fill(Settings, layers)
+        check_local(settings.sessions, settings.alerts, settings.hooks)
+    except (SettingsError, ValueError) as error:
         raise _bad(str(error)) from error
     _check(settings)
-    misplaced = [key for key in unknown if key.split(".")[0] in ("window", "windows", "strategy")]
+    misplaced = [key for key in unknown if key.split(".")[0] in STRICT]
     if misplaced:  # a window that isn't heeded would let a reboot through
         raise _bad(f"unknown setting {misplaced[0]} in {layers.origin[misplaced[0]]}")
-    return Loaded(settings, tuple(map(_window, settings.window)), layers, unknown)
+    windows, blackouts = tuple(map(_window, settings.window)), _blackouts(settings)
+    dirs = settings.hooks.dirs or ((explicit.parent,) if explicit else HOOK_DIRS)
+    return Loaded(settings, windows, blackouts, dirs, layers, unknown)
+
+
+def _read_layers(explicit: Path | None) -> Layers:
+    if explicit is None or explicit.suffix != ".conf":
+        return load_layers("lockd", explicit)
+    layers = Layers()
+    layers.put(translate(read_key_values(explicit)), str(explicit))
+    return layers
+
+
+def _put_update_conf(layers: Layers, settings: Settings, environ: Mapping[str, str], explicit: Path | None) -> bool:
+    """Lay locksmith's settings under everything else; tell whether there were any."""
+    values: dict[str, str] = {}
+    for path in settings.update_conf or (() if explicit else UPDATE_CONF):
+        values |= read_key_values(path)
+    below = Layers()
+    below.put(translate(values | {key: environ[key] for key in KEYS if environ.get(key)}), "update.conf or locksmith's")
+    new = {key: value for key, value in below.values.items() if key not in layers.values}
+    layers.put(new, "update.conf, or the environment of locksmith")
+    return bool(new)
 
 
 def read_machine_id(settings: Settings) -> str:
@@ -201,15 +256,49 @@ def _check_fleetlock(settings: Settings) -> None:
 
 
 def _window(settings: WindowSettings) -> Window:
+    if bool(settings.start) == bool(settings.calendar) or (settings.calendar and settings.days):
+        raise _bad("each window has either start, with or without days, or calendar")
     try:
+        if settings.calendar:
+            return _calendar_window(settings)
         return Window(
             start=parse_start(settings.start),
             duration_secs=check_duration(settings.duration_secs),
-            zone=ZoneInfo(settings.timezone),
+            zone=_zone(settings.timezone),
             weekdays=frozenset(map(parse_weekday, settings.days)),
         )
     except (ValueError, ZoneInfoNotFoundError, OSError) as error:
-        raise _bad(f"window {settings.start!r}: {error}") from error
+        raise _bad(f"window {settings.start or settings.calendar!r}: {error}") from error
+
+
+def _calendar_window(settings: WindowSettings) -> Window:
+    calendar = parse(settings.calendar, limit=STARTS_A_DAY)
+    if calendar.zone and settings.timezone:
+        raise ValueError("the zone is in calendar, so timezone must be left out")
+    duration, zone = check_duration(settings.duration_secs), _zone(calendar.zone or settings.timezone)
+    return Window(time(0), duration, zone, calendar=calendar)
+
+
+def _zone(name: str) -> tzinfo:
+    """Return a zone by its name; `local` is the machine's, as TZ or /etc/localtime have it."""
+    if name != "local":
+        return ZoneInfo(name or "UTC")
+    named = os.environ.get("TZ", "").lstrip(":")
+    if named:
+        return ZoneInfo(named)
+    try:
+        with LOCALTIME.open("rb") as file:
+            return ZoneInfo.from_file(file, key="local")
+    except FileNotFoundError:
+        return ZoneInfo("UTC")  # localtime(5): no link means UTC
+
+
+def _blackouts(settings: Settings) -> tuple[Blackout, ...]:
+    try:
+        zone = _zone(settings.blackout_timezone)
+        return tuple(parse_blackout(text, zone) for text in settings.blackout)
+    except (ValueError, ZoneInfoNotFoundError, OSError) as error:
+        raise _bad(f"blackout: {error}") from error
 
 
 def _read_id(path: Path, pattern: re.Pattern[str]) -> str:

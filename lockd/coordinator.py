@@ -7,59 +7,28 @@ again anywhere. When anything can't be found out, the step ends there, and the h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
 
 from lockd import gates, status, windows
 from lockd.agent import AgentView, rolled_back_since
 from lockd.errors import ErrorCode, LockdError, RefusedError
+from lockd.means import Means, Policy
 from lockd.semaphore import NOTHING_SEEN, Semaphore, Standing
+from lockd.surroundings import Surroundings
 from lockd.tickets import Phase, Ticket
-from updated.common.clock import Clock
-from updated.common.durable import read_bounded
 from updated.common.log import get_logger
-from updated.common.notify import Notifier
+
+__all__ = ["Coordinator", "Means", "Policy"]
 
 logger = get_logger("coordinator")
 
 REST_SECS = 30.0  # the longest time without a look at the clock and the agent
 AGAIN_SECS = 0.5  # before looking again at what changed under us
 RETRY_SECS, RETRY_LIMIT_SECS = 2.0, 60.0  # after an error: doubled each time, spread by half
-HOLD_LIMIT = 1024  # bytes read of the hold file
-
-
-class Agent(Protocol):
-    """The update agent, as far as this room sees it."""
-
-    async def look(self) -> AgentView:
-        """Return what the agent says now."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The part of the policy file that the gates look at."""
-
-    strategy: str
-    group: str
-    windows: tuple[windows.Window, ...] = ()
-    min_remaining_secs: float = 0.0
-    hold_file: Path = Path("/run/lockd/hold")
-    reboot_retry_secs: float = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What the coordinator works with; `semaphore` is None for strategies without tickets."""
-
-    clock: Clock
-    agent: Agent
-    reboot: Callable[[], Awaitable[None]]
-    semaphore: Semaphore | None
-    fraction: Callable[[], float]  # spreads retries: 0 up to 1
-    notifier: Notifier
+PLACES = {ErrorCode.REBOOT_FAILED: "reboot", ErrorCode.REBOOT_REFUSED: "reboot", ErrorCode.DRAIN_FAILED: "drain"}
+COUNTDOWN_SECS = 10.0  # between two looks while people are counted down
 
 
 class Coordinator:
@@ -76,6 +45,7 @@ class Coordinator:
         self._in_doubt = False  # we may have written that we go, and didn't go
         self._failures = 0
         self._looking = False
+        self._around = Surroundings(policy, means, machine_id)
 
     def wake(self) -> None:
         """Look again now: something changed."""
@@ -92,6 +62,7 @@ class Coordinator:
                 ErrorCode.BUSY, "the policy says that lockd never reboots (strategy off)", hint="`systemctl reboot`."
             )
         self.view.asked = True
+        self._around.forgive()
         async with self._stepped:
             enough = self.view.steps + (2 if self._looking else 1)  # a look under way may not have seen the request
             self.wake()
@@ -126,15 +97,23 @@ class Coordinator:
         self._standing = None
         seen = await self._means.agent.look()
         self.view.version, self.view.slot = seen.version_booted, seen.slot_booted
-        facts = self._facts(seen, None)
+        facts = await self._facts(seen, None)
         self._show(facts, "blocked" if facts.need.wanted else "idle")
         own = await self._own_ticket()
         if own is not None and await self._settle(own, seen):
             return REST_SECS
+        if own is None and seen.healthy is not False and (problem := await self._around.after_boot(seen)):
+            logger.warning("post-boot-failed", problem=problem)
         if not gates.may_ask_for_ticket(facts):
+            await self._stand_down(seen)
             if own is not None:
                 await self._withdraw(own, seen)
             return self._until_edge(facts)
+        if not self._asked_lately():
+            people = await self._around.people(seen, self._version_to(seen), facts.need.reason)
+            if people:
+                self._show(replace(facts, blockers=people), "blocked")
+                return COUNTDOWN_SECS
         return await self._approach(seen)
 
     async def _own_ticket(self) -> Ticket | None:
@@ -165,13 +144,22 @@ class Coordinator:
                 self._keep_slot(own, "rolled-back", "this host rolled back and keeps its slot")
                 return True
             return False  # a newer release is installed: the slot that we have takes us there
-        if seen.healthy is not True:
-            self._keep_slot(own, "confirming", seen.problem or "this boot isn't confirmed healthy yet")
+        if not await self._is_back(own, seen):
             return True
         if await semaphore.give_back(own):
             logger.info("ticket-released", group=self._policy.group, since=claim.since, version=seen.version_booted)
         self._settled = True
         self.wake()  # look again at once: another update may be waiting
+        return True
+
+    async def _is_back(self, own: Ticket, seen: AgentView) -> bool:
+        """Tell whether this boot is healthy and the host in service again."""
+        if seen.healthy is not True:
+            self._keep_slot(own, "confirming", seen.problem or "this boot isn't confirmed healthy yet")
+            return False
+        if problem := await self._around.after_boot(seen):
+            self._keep_slot(own, "post-boot", problem)
+            return False
         return True
 
     def _keep_slot(self, own: Ticket, state: str, reason: str) -> None:
@@ -195,9 +183,10 @@ class Coordinator:
 
     async def _approach(self, seen: AgentView) -> float:
         standing = await self._acquire(seen)
-        facts = self._facts(seen, standing)
+        facts = await self._facts(seen, standing)
         chain = self._show(facts, "waiting")
         if gates.closed_gate(chain) is not None:
+            await self._stand_down(seen)
             self._standing = standing
             return REST_SECS
         if self._asked_lately():
@@ -215,11 +204,17 @@ class Coordinator:
         return standing
 
     async def _go(self, standing: Standing | None, seen: AgentView) -> float:
-        """Write down that we go, look at everything once more, and go."""
+        """Drain, write down that we go, look at everything once more, and go."""
+        try:
+            await self._around.drain(seen, self._version_to(seen))
+        except LockdError:
+            if standing is not None and self._means.semaphore is not None:
+                await self._means.semaphore.give_back(standing.ticket)
+            raise
         if standing is not None and not await self._commit(standing, seen):
             return AGAIN_SECS  # the group changed under us
         seen = await self._means.agent.look()
-        if gates.closed_gate(self._show(self._facts(seen, standing), "blocked")) is not None:
+        if gates.closed_gate(self._show(await self._facts(seen, standing), "blocked")) is not None:
             await self._undo()
             return AGAIN_SECS
         logger.info("rebooting", version=self._version_to(seen), group=self._policy.group)
@@ -227,6 +222,7 @@ class Coordinator:
             await self._means.reboot()
         except LockdError:
             await self._undo()
+            await self._stand_down(seen)
             raise
         self._reboot_asked_at, self._in_doubt = self._means.clock.monotonic(), False
         self.view.state = "rebooting"
@@ -238,6 +234,10 @@ class Coordinator:
             return True
         self._in_doubt = True
         return await semaphore.commit(standing, seen.version_booted, self._version_to(seen))
+
+    async def _stand_down(self, seen: AgentView) -> None:
+        if not self._asked_lately():
+            await self._around.stand_down(seen, self._version_to(seen))
 
     async def _undo(self) -> None:
         if self._means.semaphore is None:
@@ -265,17 +265,25 @@ class Coordinator:
     def _version_to(self, seen: AgentView) -> str:
         return seen.version_new if seen.need_reboot else ""
 
-    def _facts(self, seen: AgentView, standing: Standing | None) -> gates.Facts:
+    async def _facts(self, seen: AgentView, standing: Standing | None) -> gates.Facts:
         now = self._means.clock.now()
-        self.view.outlook = windows.look(self._policy.windows, now)
+        outlook = self.view.outlook = windows.look(self._policy.windows, now, self._policy.blackouts)
+        wanted = self._wanted(seen)
+        if seen.known and not wanted:
+            self._around.rest()
+        ask = wanted and self._policy.strategy != "off"
+        blockers = await self._around.blockers(seen, self._version_to(seen), near=outlook.open) if ask else ()
+        now = self._means.clock.now()  # programs take their time
+        outlook = self.view.outlook = windows.look(self._policy.windows, now, self._policy.blackouts)
         return gates.Facts(
             now=now,
             need=self._need(seen),
             strategy=self._policy.strategy,
-            blockers=self._blockers(),
-            outlook=self.view.outlook,
+            blockers=blockers,
+            outlook=outlook,
             min_remaining_secs=self._policy.min_remaining_secs,
             ticket=status.ticket_stand(standing) if standing else None,
+            turn=self._around.turn(outlook, now, at_once=self.view.asked) if wanted else None,
         )
 
     def _need(self, seen: AgentView) -> gates.Need:
@@ -287,16 +295,6 @@ class Coordinator:
         if self.view.asked:
             return gates.Need(seen.known, True, "somebody asked with `lockctl reboot`" if seen.known else seen.problem)
         return gates.Need(seen.known, False, "no reboot is wanted" if seen.known else seen.problem)
-
-    def _blockers(self) -> tuple[gates.Blocker, ...]:
-        path = self._policy.hold_file
-        try:
-            text = read_bounded(path, HOLD_LIMIT).decode(errors="replace").strip()
-        except FileNotFoundError:
-            return ()
-        except (OSError, ValueError) as error:
-            text = f"can't be read ({error})"  # it is there: it holds
-        return (gates.Blocker("hold", text or f"{path} is there", f"{path} is removed"),)
 
     # ---- telling and waiting
 
@@ -315,7 +313,7 @@ class Coordinator:
             logger.warning("step-failed", error=error.message, name=error.name)
         self.view.last_error = status.error_document(error, now)
         self.view.state = "blocked"
-        place = "reboot" if error.code in (ErrorCode.REBOOT_FAILED, ErrorCode.REBOOT_REFUSED) else "ticket"
+        place = PLACES.get(error.code, "ticket")
         fault = gates.Gate(place, gates.State.CLOSED, f"{error.message} [{error.name}]", error.hint)
         self.view.gates = (*(gate for gate in self.view.gates if gate.gate != place), fault)
         self._tell()

@@ -13,6 +13,7 @@ from enum import Enum
 from lockd.windows import Outlook, secs_left
 
 STRATEGIES = ("off", "reboot", "local", "etcd", "fleetlock")
+HOST = "the administrator of this host"
 WITH_TICKETS = ("local", "etcd", "fleetlock")
 
 
@@ -33,6 +34,7 @@ class Gate:
     reason: str
     ends: str = ""
     ends_at: datetime | None = None
+    who: str = ""  # can end it
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Blocker:
     name: str
     reason: str
     ends: str
+    who: str = "the administrator of this host"
+    ends_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,7 @@ class Facts:
     outlook: Outlook
     min_remaining_secs: float
     ticket: TicketStand | None
+    turn: datetime | None = None  # of this host, in the window that is open; None: at once
 
 
 def look(facts: Facts) -> tuple[Gate, ...]:
@@ -99,19 +104,27 @@ def may_ask_for_ticket(facts: Facts) -> bool:
 def _need(facts: Facts) -> Gate:
     need = facts.need
     if not need.known:
-        return Gate("need", State.CLOSED, need.reason, "the update agent answers: `systemctl status updated`")
+        return Gate("need", State.CLOSED, need.reason, "the update agent answers: `systemctl status updated`", who=HOST)
     if not need.wanted:
-        return Gate("need", State.CLOSED, need.reason, "an update is installed, or somebody runs `lockctl reboot`")
+        return Gate(
+            "need", State.CLOSED, need.reason, "an update is installed, or somebody runs `lockctl reboot`", who=HOST
+        )
     return Gate("need", State.OPEN, need.reason)
 
 
 def _strategy(facts: Facts) -> Gate:
     if facts.strategy == "off":
         return Gate(
-            "strategy", State.CLOSED, "the policy says that lockd never reboots", "`strategy` in lockd.toml is changed"
+            "strategy",
+            State.CLOSED,
+            "the policy says that lockd never reboots",
+            "`strategy` in lockd.toml is changed",
+            who=HOST,
         )
     if facts.strategy not in STRATEGIES:
-        return Gate("strategy", State.CLOSED, f"nobody knows a strategy {facts.strategy!r}", "lockd.toml is corrected")
+        return Gate(
+            "strategy", State.CLOSED, f"nobody knows a strategy {facts.strategy!r}", "lockd.toml is corrected", who=HOST
+        )
     return Gate("strategy", State.OPEN, f"strategy {facts.strategy}")
 
 
@@ -119,7 +132,13 @@ def _blockers(facts: Facts) -> Gate:
     if not facts.blockers:
         return Gate("blockers", State.OPEN, "nothing on this host holds the reboot back")
     names = "; ".join(f"{blocker.name}: {blocker.reason}" for blocker in facts.blockers)
-    return Gate("blockers", State.CLOSED, names, "; ".join(blocker.ends for blocker in facts.blockers))
+    ends_at = [blocker.ends_at for blocker in facts.blockers]
+    known = [moment for moment in ends_at if moment is not None]
+    return Gate(
+        "blockers", State.CLOSED, names, "; ".join(blocker.ends for blocker in facts.blockers),
+        ends_at=max(known) if len(known) == len(ends_at) else None,
+        who="; ".join(dict.fromkeys(blocker.who for blocker in facts.blockers)),
+    )  # fmt: skip
 
 
 def _window(facts: Facts) -> Gate:
@@ -127,6 +146,11 @@ def _window(facts: Facts) -> Gate:
     if not outlook.open:
         return _closed_window("outside every reboot window", outlook.next_open)
     left = secs_left(outlook, facts.now)
+    if facts.turn is not None and facts.now < facts.turn:
+        reason = f"the window is open, and this host's turn in it comes at {facts.turn:%Y-%m-%dT%H:%M:%SZ}"
+        return Gate(
+            "window", State.CLOSED, reason, "its turn comes, or somebody runs `lockctl reboot`", facts.turn, HOST
+        )
     if left is None:
         return Gate("window", State.OPEN, "no window ends soon")
     if left < facts.min_remaining_secs:
@@ -137,8 +161,9 @@ def _window(facts: Facts) -> Gate:
 
 def _closed_window(reason: str, next_open: datetime | None) -> Gate:
     if next_open is None:
-        return Gate("window", State.CLOSED, reason, "the windows in lockd.toml or the clock are corrected")
-    return Gate("window", State.CLOSED, reason, f"the next window opens at {next_open:%Y-%m-%dT%H:%M:%SZ}", next_open)
+        return Gate("window", State.CLOSED, reason, "the windows in lockd.toml or the clock are corrected", who=HOST)
+    ends = f"the next window opens at {next_open:%Y-%m-%dT%H:%M:%SZ}"
+    return Gate("window", State.CLOSED, reason, ends, next_open, "nobody but the clock; the windows are in lockd.toml")
 
 
 def _ticket(facts: Facts) -> Gate:
@@ -147,4 +172,5 @@ def _ticket(facts: Facts) -> Gate:
     stand = facts.ticket
     if stand is None:
         return Gate("ticket", State.NOT_ASKED, "not asked for yet")
-    return Gate("ticket", State.OPEN if stand.granted else State.CLOSED, stand.reason, stand.ends)
+    state, who = (State.OPEN, "") if stand.granted else (State.CLOSED, "the holders, or who operates the group")
+    return Gate("ticket", state, stand.reason, stand.ends, who=who)

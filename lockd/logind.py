@@ -6,21 +6,30 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from lockd.errors import ErrorCode, LocalError, RefusedError, Retry
 from updated.common.bus import Bus, BusCallError, BusError
+from updated.common.log import get_logger
 from updated.common.process import run
 
 LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
 COMMAND_SECS = 60.0
+logger = get_logger("logind")
 
 Reboot = Callable[[], Awaitable[None]]
 
 
+WALL = "lockd: this host reboots now, to start the version that was installed"
+
+
 async def reboot_by_logind(bus: Bus) -> None:
-    """Ask logind for a plain reboot, which heeds its inhibitors.
+    """Ask logind for a plain reboot, which heeds its inhibitors; never for a soft one or kexec.
+
+    Those wouldn't go through the firmware and the boot loader, which is what changes the slot. `Reboot` with a plain
+    False is the kernel's own reboot; systemctl's own choice of a soft reboot isn't in this way.
 
     Raises:
         RefusedError: logind says no (an inhibitor, a policy).
         LocalError: logind can't be asked.
     """
+    await _announce(bus)
     try:
         await bus.call(*LOGIND, "Reboot", "b", [False])
     except BusCallError as error:
@@ -33,6 +42,14 @@ async def reboot_by_logind(bus: Bus) -> None:
             ErrorCode.REBOOT_FAILED, f"logind can't be asked for the reboot: {error}",
             hint="Is systemd-logind running? A `reboot_command` in lockd.toml takes its place.", retry=Retry.LATER,
         ) from error  # fmt: skip
+
+
+async def _announce(bus: Bus) -> None:
+    """Let logind tell everybody who is logged in, with the reboot itself; a reboot doesn't hang on that."""
+    try:
+        await bus.call(*LOGIND, "SetWallMessage", "sb", [WALL, True])
+    except (BusCallError, BusError) as error:
+        logger.warning("no-wall-message", error=str(error))
 
 
 async def reboot_by_command(argv: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from lockd.logind import choose_reboot
 from lockd.machines import Machine
 from lockd.registry import Registrar, Registry
 from lockd.semaphore import Identity, Semaphore
-from lockd.wiring import make_identity, make_registry, make_semaphore
+from lockd.wiring import make_identity, make_local, make_registry, make_semaphore
 from updated.common import bus as bus_room
 from updated.common import cli, log, notify
 from updated.common.clock import SystemClock
@@ -65,6 +65,8 @@ def make_policy(loaded: Loaded) -> Policy:
         strategy=settings.strategy,
         group=settings.group,
         windows=loaded.windows,
+        blackouts=loaded.blackouts,
+        spread_secs=settings.spread_secs,
         min_remaining_secs=settings.min_remaining_secs,
         hold_file=settings.hold_file,
         reboot_retry_secs=settings.reboot_retry_secs,
@@ -84,6 +86,7 @@ async def _run(loaded: Loaded) -> int:
         semaphore=semaphore,
         fraction=random.SystemRandom().random,
         notifier=notify.from_environment(os.environ),
+        local=make_local(loaded, clock, bus, identity),
     )
     coordinator = Coordinator(make_policy(loaded), means, machine_id=identity.machine_id, boot_id=identity.boot_id)
     registrar = Registrar(registry, clock, lambda: _describe(coordinator, identity)) if registry else None

@@ -2,8 +2,8 @@
 
 The grammar is the one of systemd.time(7): `[WEEKDAYS] [[YEAR-]MONTH-DAY] [HOUR:MINUTE[:SECOND]] [ZONE]`, or a word such
 as `daily`. A part is `*`, or a list of numbers, ranges `a..b` and steps `a/n`; `~` in front of the day counts from the
-end of the month. What systemd accepts and this doesn't: fractions of a second, `@` and a timestamp, and the names that
-only the machine's own zone has (`CET`).
+end of the month, up to 28. What systemd accepts and this doesn't: fractions of a second, `@` and a timestamp, and the
+names that only the machine's own zone has (`CET`).
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _date(text: str) -> tuple[Numbers, Numbers, Numbers, bool]:
     years = _numbers(_full_years(found[1] or "*"), FIRST_YEAR, LAST_YEAR, "year")
     months = _numbers(found[2], 1, 12, "month")
     from_end = found[3] == "~"
-    return years, months, _numbers(found[4], 1, 31, "day", downwards=from_end), from_end
+    return years, months, _numbers(found[4], 1, 28 if from_end else 31, "day", downwards=from_end), from_end
 
 
 def _full_years(text: str) -> str:
@@ -168,7 +168,7 @@ def _series(start: int, end: int | None, step: int | None, bounds: tuple[int, in
         return range(start, (start if end is None else end) + 1)
     if end is not None:
         return range(start, end + 1, step)
-    if start + step > high or (downwards and start - step < low):
+    if start - step < low if downwards else start + step > high:
         raise ValueError(f"a step of {step} from {start} goes past {high}")
     return range(start, low - 1, -step) if downwards else range(start, high + 1, step)
 

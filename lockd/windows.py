@@ -68,8 +68,8 @@ class Outlook:
     """What the windows say about one moment, in UTC.
 
     `since` and `until` bound the time in which nothing changes, `next_open` is the next opening after the moment: None
-    when there is none in sight: within 18 days where everything comes again each week, else within ten years when it is
-    closed, and 100 days when it is open.
+    when there is none in sight: within 18 days where everything comes again each week, else within ten years, and for
+    the end of an open window within 100 days.
     """
 
     open: bool
@@ -142,9 +142,14 @@ def look(windows: Sequence[Window], at: datetime, blackouts: Sequence[Blackout] 
     for days in FAR_DAYS[:1] if weekly else FAR_DAYS:
         span = _span(at, days)
         found = _outlook(_laid_out(windows, blackouts, span), span, at)
-        if (found.next_open is not None and found.since is not None) or (found.open and days > WEEKLY_DAYS):
+        if (found.next_open is not None and found.since is not None) or _is_endless(found, days):
             break
     return found
+
+
+def _is_endless(found: Outlook, days: int) -> bool:
+    """Tell whether to look no further for the end of an open window."""
+    return found.open and found.until is None and days > WEEKLY_DAYS
 
 
 def _span(at: datetime, days: int) -> Interval:

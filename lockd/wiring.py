@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
-from lockd.config import EtcdSettings, Settings, read_boot_id, read_machine_id, read_password
+from lockd.blockers import Blockers
+from lockd.config import EtcdSettings, Loaded, Settings, read_boot_id, read_machine_id, read_password
+from lockd.drain import Drain
 from lockd.errors import ErrorCode, RefusedError
 from lockd.etcd import EtcdClient, EtcdOptions, open_etcd
 from lockd.fleetlock_client import FleetLockOptions, open_fleetlock
 from lockd.fleetlock_codec import Params, check_base_url
 from lockd.fleetlock_settings import fleetlock_id, read_tokens
 from lockd.fleetlock_store import FleetLockStore
+from lockd.local import Local
+from lockd.people import People
 from lockd.registry import Registry
 from lockd.semaphore import Identity, Semaphore
 from lockd.store import EtcdStore, Store
 from lockd.store_local import LocalStore
+from lockd.waiting import Waiting
+from updated.common.bus import Bus
 from updated.common.clock import Clock
 
 
@@ -115,3 +122,23 @@ def require_semaphore(settings: Settings, clock: Clock) -> Semaphore:
             hint="Set strategy etcd or local in lockd.toml, or LOCKD_ENDPOINTS.",
         )  # fmt: skip
     return semaphore
+
+
+def make_local(loaded: Loaded, clock: Clock, bus: Bus, identity: Identity) -> Local:
+    """Return what is looked at on this host itself."""
+    settings = loaded.settings
+    hooks = replace(settings.hooks, dirs=loaded.hook_dirs)
+    env = {
+        "LOCKD_GROUP": settings.group,
+        "LOCKD_STRATEGY": settings.strategy,
+        "LOCKD_MACHINE_ID": identity.machine_id,
+        "LOCKD_BOOT_ID": identity.boot_id,
+        "LOCKD_HOST": identity.host,
+    }
+    return Local(
+        blockers=Blockers(clock, bus, (hooks, settings.alerts), env),
+        people=People(clock, bus, settings.sessions, identity.host),
+        drain=Drain(hooks, settings.state_dir / "drained.json", identity.boot_id),
+        waiting=Waiting(settings.state_dir / "waiting.json"),
+        env=env,
+    )

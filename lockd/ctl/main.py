@@ -39,8 +39,8 @@ def _main() -> int:
 
 def _windows(loaded: Loaded, arguments: argparse.Namespace) -> int:
     at = arguments.at or SystemClock().now()
-    document = window_document(windows.look(loaded.windows, at))
-    coming = windows.next_openings(loaded.windows, at, arguments.next)
+    document = window_document(windows.look(loaded.windows, at, loaded.blackouts))
+    coming = windows.next_openings(loaded.windows, at, arguments.next, loaded.blackouts)
     openings = [(rfc3339(interval.start), rfc3339(interval.end)) for interval in coming]
     if arguments.json:
         listed = [{"start": start, "end": end} for start, end in openings]

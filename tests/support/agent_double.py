@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dbus_next import Message, MessageType
+from dbus_next import Message, MessageType, Variant
 from dbus_next.aio.message_bus import MessageBus
 
 from tests.support.processes import Process
@@ -75,9 +75,27 @@ class _Service:
             return Message.new_method_return(message, "xdssx", _engine_values(self._read()))
         if message.member == "Status" and not self._read().get("legacy"):
             return Message.new_method_return(message, "s", [json.dumps(self._read())])
-        if message.member == "Reboot" and message.interface == LOGIND[2]:
-            return self._reboot(message)
+        if message.interface == LOGIND[2]:
+            return self._logind(message)
+        if message.member == "GetAll" and message.path.startswith("/session/"):
+            name = message.path.removeprefix("/session/")
+            properties = {key: Variant("s", value) for key, value in self._read()["sessions"][name].items()}
+            return Message.new_method_return(message, "a{sv}", [properties])
         return None
+
+    def _logind(self, message: Message) -> Message | None:
+        state = self._read()
+        if message.member == "ListInhibitors":
+            listed = [["shutdown", who, why, "block", 0, 1] for who, why in state.get("inhibitors", {}).items()]
+            return Message.new_method_return(message, "a(ssssuu)", [listed])
+        if message.member == "ListSessions":
+            names = state.get("sessions", {})
+            listed = [[name, 1000, f"user-{name}", "", f"/session/{name}"] for name in names]
+            return Message.new_method_return(message, "a(susso)", [listed])
+        if message.member == "SetWallMessage":
+            (self._path.parent / "logind-wall").write_text(message.body[0])
+            return Message.new_method_return(message)
+        return self._reboot(message) if message.member == "Reboot" else None
 
     def _reboot(self, message: Message) -> Message:
         if self._read().get("logind_refuses"):

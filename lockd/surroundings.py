@@ -1,0 +1,120 @@
+"""What the coordinator asks of its own host at each look: blockers, people, hooks, and the turn in a window."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+from lockd import gates, turns
+from lockd.agent import AgentView
+from lockd.blockers import held_by_file
+from lockd.errors import LockdError
+from lockd.means import Means, Policy
+from lockd.windows import Outlook
+from updated.common.notify import Notifier
+
+T = TypeVar("T")
+WATCHDOG_SHARE = 3
+
+
+async def kept_alive(notifier: Notifier, work: Coroutine[Any, Any, T]) -> T:
+    """Wait for work that may take long, and feed the watchdog meanwhile."""
+    task, watchdog = asyncio.ensure_future(work), notifier.watchdog_secs
+    try:
+        while not (await asyncio.wait([task], timeout=watchdog / WATCHDOG_SHARE if watchdog else None))[0]:
+            notifier.watchdog()
+        return task.result()
+    finally:
+        task.cancel()
+
+
+class Surroundings:
+    """This host around its coordinator; without `means.local` only the hold file is looked at."""
+
+    def __init__(self, policy: Policy, means: Means, machine_id: str) -> None:
+        self._policy, self._means, self._machine_id = policy, means, machine_id
+        self._local = means.local
+        self._trouble: tuple[float, gates.Blocker] | None = None  # a hook failed: until when (monotonic) that blocks
+        self._missed: tuple[datetime, int] | None = None  # windows that went by, as counted for one opening
+
+    def forgive(self) -> None:
+        """A human asks: what failed is tried again at once."""
+        self._trouble = None
+
+    async def blockers(self, seen: AgentView, version_to: str, *, near: bool) -> tuple[gates.Blocker, ...]:
+        """Return who says no; `near` tells that a reboot would follow, `version_to` is what it would start."""
+        found = held_by_file(self._policy.hold_file)
+        if self._trouble is not None and self._means.clock.monotonic() < self._trouble[0]:
+            found += (self._trouble[1],)
+        if self._local is None:
+            return found
+        return found + await self._alive(self._local.blockers.look(self._env(seen, version_to), near=near))
+
+    def turn(self, outlook: Outlook, now: datetime, *, at_once: bool) -> datetime | None:
+        """Return when the turn comes of this host, which waits; None when there is nothing to wait for."""
+        local, policy = self._local, self._policy
+        if local is None:
+            return None
+        since, opened = local.waiting.begin(now), outlook.since
+        if at_once or policy.spread_secs <= 0 or not outlook.open or opened is None or since >= opened:
+            return None
+        if self._missed is None or self._missed[0] != opened:
+            self._missed = opened, turns.missed_windows(policy.windows, policy.blackouts, since, now)
+        return turns.turn_in(
+            outlook, fraction=turns.fraction_of(self._machine_id), spread_secs=policy.spread_secs,
+            needed_secs=policy.min_remaining_secs, missed=self._missed[1],
+        )  # fmt: skip
+
+    def rest(self) -> None:
+        """No reboot is wanted: the next need waits from then on."""
+        if self._local is not None:
+            self._local.waiting.end()
+
+    async def people(self, seen: AgentView, version_to: str, reason: str) -> tuple[gates.Blocker, ...]:
+        """Return logged-in people as a blocker, after telling them; nobody waits for them in a drained host."""
+        if self._local is None:
+            return ()
+        found = await self._alive(self._local.people.hold_back(reason))
+        if found:
+            await self._alive(self._local.drain.cancel(self._env(seen, version_to)))
+        return found
+
+    async def drain(self, seen: AgentView, version_to: str) -> None:
+        """Run pre-reboot.d; when it fails, that blocks for a while.
+
+        Raises:
+            LockdError: a hook failed.
+        """
+        if self._local is None:
+            return
+        try:
+            await self._alive(self._local.drain.before(self._env(seen, version_to)))
+        except LockdError as error:
+            secs = self._policy.reboot_retry_secs
+            until = self._means.clock.now() + timedelta(seconds=secs)
+            blocker = gates.Blocker("drain", error.message, f"it is tried again; {error.hint}", ends_at=until)
+            self._trouble = (self._means.clock.monotonic() + secs, blocker)
+            raise
+
+    async def after_boot(self, seen: AgentView, version_to: str = "") -> str:
+        """Run post-boot.d once after a reboot of ours; return what stands against going on."""
+        return "" if self._local is None else await self._alive(self._local.drain.after(self._env(seen, version_to)))
+
+    async def stand_down(self, seen: AgentView, version_to: str) -> None:
+        """The reboot isn't near any more: bring back what was drained, and forget the countdown."""
+        if self._local is not None:
+            await self._alive(self._local.stand_down(self._env(seen, version_to)))
+
+    def _env(self, seen: AgentView, version_to: str) -> dict[str, str]:
+        """Return what the administrator's programs are told."""
+        return dict(self._local.env if self._local else {}) | {
+            "LOCKD_VERSION_FROM": seen.version_booted,
+            "LOCKD_VERSION_TO": version_to,
+            "LOCKD_SLOT": seen.slot_booted,
+            "LOCKD_SLOT_TARGET": seen.slot_target,
+        }
+
+    async def _alive(self, work: Coroutine[Any, Any, T]) -> T:
+        return await kept_alive(self._means.notifier, work)

@@ -1,0 +1,124 @@
+"""Calendar expressions against systemd itself: `systemd-analyze calendar` says when each elapses."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from lockd.oncalendar import WORDS, parse
+from lockd.windows import Window, next_openings
+from tests.support.campaign import scale
+
+COUNT = 4
+SIGHT = timedelta(days=3600)  # next_openings looks ten years ahead, systemd until 2199
+MOMENT = re.compile(r"^\s*(?:Next elapse|Iter\. #\d+): \w{3} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
+
+
+def systemd_says(text: str, base: datetime) -> list[datetime] | None:
+    """Return when systemd elapses next; None when it refuses the expression."""
+    argv = ["systemd-analyze", "calendar", f"--base-time={base:%Y-%m-%d %H:%M:%S} UTC", f"--iterations={COUNT}", text]
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, "TZ": "UTC", "LC_ALL": "C"}
+    )
+    if done.returncode != 0:
+        assert "Failed to parse" in done.stderr, done.stderr
+        return None
+    return [datetime.strptime(found, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC) for found in MOMENT.findall(done.stdout)]
+
+
+def we_say(text: str, base: datetime) -> list[datetime] | None:
+    try:
+        calendar = parse(text)
+        zone = ZoneInfo(calendar.zone or "UTC")
+    except (ValueError, ZoneInfoNotFoundError, OSError):
+        return None
+    window = Window(time(0), 1, zone, calendar=calendar)
+    return [opening.start for opening in next_openings([window], base, COUNT)]
+
+
+def item(low: int, high: int) -> st.SearchStrategy[str]:
+    number = st.integers(low, high)
+    ranges = st.tuples(number, number).map(lambda pair: f"{min(pair)}..{max(pair)}")
+    steps = st.tuples(st.one_of(number.map(str), ranges), st.integers(1, max(high // 2, 2)))
+    return st.one_of(
+        number.map(str), number.map(lambda n: f"{n:02}"), ranges, steps.map(lambda pair: "/".join(map(str, pair)))
+    )
+
+
+def part(low: int, high: int) -> st.SearchStrategy[str]:
+    return st.one_of(st.just("*"), st.lists(item(low, high), min_size=1, max_size=3).map(",".join))
+
+
+NAMES = ["Mon", "tue", "WED", "Thursday", "fri", "Sat", "sunday"]
+weekdays = st.one_of(
+    st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map(",".join),
+    st.tuples(st.integers(0, 6), st.integers(0, 6), st.sampled_from(["..", "-"])).map(
+        lambda found: f"{NAMES[found[0]]}{found[2]}{NAMES[found[1]]}"
+    ),
+)
+dates = st.builds(
+    lambda year, month, tilde, day: f"{year}{month}{tilde}{day}",
+    st.one_of(st.just(""), st.just("*-"), part(2026, 2032).map(lambda text: f"{text}-")),
+    part(1, 12), st.sampled_from("---~"), part(1, 31),
+)  # fmt: skip
+# a few moments a day, so that the oracle and we compare days and not seconds
+clocks = st.one_of(
+    st.builds(lambda hour, minute: f"{hour}:{minute}", part(0, 23), item(0, 59)),
+    st.builds(lambda hour, minute, second: f"{hour}:{minute}:{second}", part(0, 23), item(0, 59), item(0, 59)),
+)
+zones = st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"])
+expressions = st.one_of(
+    st.sampled_from(sorted(WORDS)),
+    st.tuples(st.one_of(st.just(""), weekdays), st.one_of(st.just(""), dates), st.one_of(st.just(""), clocks),
+              st.one_of(st.just(""), zones)).map(lambda parts: " ".join(filter(None, parts))),
+)  # fmt: skip
+CHANGES = [
+    datetime(2026, 3, 28, 12, tzinfo=UTC),
+    datetime(2026, 10, 24, 12, tzinfo=UTC),
+    datetime(2026, 11, 1, tzinfo=UTC),
+]
+bases = st.one_of(
+    st.integers(0, 4 * 365 * 1440).map(lambda minutes: datetime(2025, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes)),
+    st.sampled_from(CHANGES),
+)
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # each example starts a program: no shrinking
+CAREFUL = settings(
+    max_examples=scale(60, 3_000), deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=PHASES
+)
+
+
+@CAREFUL
+@given(expressions, bases)
+def test_expressions_elapse_when_systemd_says(text: str, base: datetime) -> None:
+    """Each expression opens its window at the moments at which systemd's own evaluation elapses, clock changes too."""
+    expected, found = systemd_says(text, base), we_say(text, base)
+    if expected is None or found is None:
+        assert (expected, found) == (None, None), text
+        return
+    expected = [moment for moment in expected if moment - base < SIGHT]
+    assert [moment for moment in found if moment - base < SIGHT][: len(expected)] == expected
+    assert len(found) >= len(expected)
+
+
+SLIPS = "0123456789*/,.-~: aMonUTC"
+
+
+@CAREFUL
+@given(expressions, st.integers(0, 40), st.sampled_from(SLIPS), st.booleans(), st.sampled_from(CHANGES))
+def test_a_slip_is_never_taken_for_something_else(
+    text: str, place: int, slip: str, insert: bool, base: datetime
+) -> None:
+    """With one character wrong an expression is refused, or it means what systemd understands too."""
+    changed = text[:place] + slip + text[place + (0 if insert else 1) :]
+    found = we_say(changed, base)
+    if found is None:
+        return
+    expected = systemd_says(changed, base)
+    assert expected is not None, f"{changed!r} is accepted here only"
+    assert found[: len(expected)] == [moment for moment in expected if moment - base < SIGHT]
