@@ -160,7 +160,126 @@ async def test_undone_commit_says_that_the_host_is_up(store: Store) -> None:
     assert (await store.read()).tickets[0].claim.phase is Phase.HELD
 
 
-# ---- etcd only: lost answers, foreign documents
+async def test_overdue_budget_is_heeded_between_slot_and_reboot(store: Store) -> None:
+    """A host that has a slot and is up doesn't go down once too many of the others are overdue."""
+    clock = MovingClock()
+    admin, one, two = (Semaphore(store, clock, Identity(name, "boot-1")) for name in ("admin", "m1", "m2"))
+    await admin.set_max(2)
+    await admin.set_policy(overdue_budget=1)
+    assert await one.commit(await one.acquire("1", "2"), "1", "2")
+    assert (await two.acquire("1", "2")).granted
+    clock.advance(1801)
+    standing = await two.acquire("1", "2")
+    assert (standing.granted, await two.commit(standing, "1", "2")) == (False, False)
+    assert "1 overdue (m1)" in standing.held_back
+    await admin.unlock_by_hand("m1", force=True, by="me", reason="it is up")
+    assert (await two.acquire("1", "2")).granted
+    (record,) = (await store.read()).unlocks
+    assert (record.machine_id, record.by, record.reason, record.phase) == ("m1", "me", "it is up", "rebooting")
+
+
+# ---- etcd only: many waiters, intervals, lost answers, foreign documents
+
+
+async def test_look_costs_the_same_however_many_wait(etcd: Etcd, tmp_path: Path) -> None:
+    """A waiter far behind asks once, and gets as many bytes with 240 ahead of it as with 60."""
+    transport = WeighingTransport()
+    http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=60)
+    client = EtcdClient(EtcdOptions((etcd.endpoint,), request_timeout_secs=60), http)
+    store = EtcdStore(client, prefix="/t", group=tmp_path.name, lease_ttl_secs=600)
+    costs: list[tuple[int, int]] = []
+    for count in (60, 240):
+        for start in range(len(costs) * 60, count, 30):
+            await asyncio.gather(*(host(store, f"m{start + one:04}").acquire("1", "2") for one in range(30)))
+        last = host(store, f"last-{count:04}")
+        await last.acquire("1", "2")
+        requests, weight = client.requests, transport.weight
+        standing = await last.acquire("1", "2")
+        costs.append((client.requests - requests, transport.weight - weight))
+        assert (standing.granted, standing.group.sees(standing.ticket)) == (False, False)
+        assert standing.group.queued == count - 1 + len(costs)
+    await store.close()
+    assert costs[0][0] == costs[1][0] == 1
+    assert costs[1][1] < costs[0][1] * 1.05 < 10_000
+
+
+async def test_waiter_wakes_when_the_next_one_ahead_moves_up(etcd: Etcd, tmp_path: Path) -> None:
+    """Each waiter is woken by the one it watches, the first by a release, and each gets its slot in its turn."""
+    async with lossy_store(etcd, tmp_path.name, lambda _path, _count: False) as store:
+        hosts = [host(store, f"m{number}") for number in range(4)]
+        order: list[str] = []
+
+        async def go(one: Semaphore) -> None:
+            standing = await one.acquire("1", "2")
+            while not standing.granted:
+                await store.wait_turn(standing.group, standing.ticket, 600)
+                standing = await one.acquire("1", "2")
+            order.append(one.identity.machine_id)
+            assert await one.give_back(standing.ticket)
+
+        standings = [await one.acquire("1", "2") for one in hosts]
+        waiting = [asyncio.create_task(go(one)) for one in reversed(hosts[1:])]
+        await one_look(hosts[0])
+        assert await hosts[0].give_back(standings[0].ticket)
+        async with asyncio.timeout(60):
+            await asyncio.gather(*waiting)
+        assert order == ["m1", "m2", "m3"]
+
+
+async def one_look(semaphore: Semaphore) -> None:
+    """Let the tasks that were just made begin: a request takes as long as theirs."""
+    await semaphore.look()
+
+
+async def test_minimum_interval_is_between_any_two_grants(etcd: Etcd, tmp_path: Path) -> None:
+    """Of many who may take a slot at once one does; the next one when the interval is over, by etcd's own clock."""
+    async with lossy_store(etcd, tmp_path.name, lambda _path, _count: False) as store:
+        await host(store, "admin").set_max(10)
+        await host(store, "admin").set_policy(min_interval_secs=2)
+        hosts = [host(store, f"m{number}") for number in range(5)]
+        standings = await asyncio.gather(*(one.acquire("1", "2") for one in hosts))
+        assert sum(standing.granted for standing in standings) == 1
+        (first,) = (await store.read()).waiting[:1]
+        standing = await host(store, first.machine_id).acquire("1", "2")
+        assert "less than 2 s ago" in standing.held_back
+        async with asyncio.timeout(60):
+            while not standing.granted:
+                await store.wait_turn(standing.group, standing.ticket, 600)
+                standing = await host(store, first.machine_id).acquire("1", "2")
+        assert standing.ticket.machine_id == first.machine_id
+
+
+async def test_ticket_in_the_wrong_place_holds_a_slot(etcd: Etcd, tmp_path: Path) -> None:
+    """A waiting ticket among the slots counts as a slot, and a key in the queue without a lease isn't passed over."""
+    async with lossy_store(etcd, tmp_path.name, lambda _path, _count: False) as store:
+        one = host(store, "m1")
+        client = open_etcd(EtcdOptions((etcd.endpoint,)))
+        for place in ("slots", "queue"):
+            key = f"/t/groups/{tmp_path.name}/{place}/stray"
+            await client.txn([], [codec.put(key, b'{"phase": "waiting"}')])
+            assert not (await one.acquire("1", "2")).granted
+            (stray,) = (await store.read()).holders
+            assert stray.claim.phase is Phase.DAMAGED
+            await one.unlock_by_hand("stray", force=True)
+            standing = await one.acquire("1", "2")
+            assert standing.granted
+            assert await one.give_back(standing.ticket)
+        await client.close()
+
+
+class WeighingTransport(httpx.AsyncHTTPTransport):
+    """Sends every request for real; `weight` is the bytes of all answers."""
+
+    def __init__(self) -> None:
+        super().__init__(verify=False)
+        self.weight = 0
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        answer = await super().handle_async_request(request)
+        body = await answer.aread()
+        await answer.aclose()
+        self.weight += len(body)
+        return httpx.Response(answer.status_code, stream=httpx.ByteStream(body), request=request)
 
 
 @asynccontextmanager
