@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.support.etcd import free_port
 from tests.support.guide import Shell, fits, steps_of
 
@@ -18,6 +20,7 @@ def with_free_ports(page: str) -> str:
     return PORT.sub(lambda match: ports.setdefault(match[0], str(free_port())), page)
 
 
+@pytest.mark.timeout(900)
 def test_every_command_of_the_page_prints_what_the_page_shows(tmp_path: Path) -> None:
     """From one host to three members, groups, windows and a drain: the page's commands, in order, in one shell."""
     steps = list(steps_of(with_free_ports(PAGE.read_text())))
