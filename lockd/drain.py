@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lockd.errors import ErrorCode, LocalError, RefusedError, Retry
-from lockd.hooks import Outcome, run_all
+from lockd.hooks import Outcome, programs, run_all
 from lockd.local_settings import HookSettings
 from updated.common.durable import read_bounded, remove_durably, write_atomic
 from updated.common.log import get_logger
@@ -48,7 +48,7 @@ class Drain:
             RefusedError: DRAIN_FAILED; a hook failed, and the policy is to stop then.
             LocalError: STATE; that it begins can't be written down.
         """
-        if self.drained:
+        if self.drained or not self._has_hooks():
             return
         self._store(env)
         outcomes = await self._run("pre-reboot", self._settings.pre_reboot_timeout_secs, env)
@@ -82,6 +82,14 @@ class Drain:
         self._forget()
         return ""
 
+    def _has_hooks(self) -> bool:
+        try:
+            return any(
+                programs([one / name for one in self._settings.dirs]) for name in ("pre-reboot.d", "post-boot.d")
+            )
+        except OSError:
+            return True  # running them says what is wrong
+
     async def _run(self, event: str, timeout_secs: float, env: Mapping[str, str]) -> list[Outcome]:
         folder = "pre-reboot.d" if event == "pre-reboot" else "post-boot.d"
         full = {**env, "LOCKD_EVENT": event, "LOCKD_TIMEOUT_SECS": f"{timeout_secs:g}"}
@@ -103,6 +111,7 @@ class Drain:
     def _store(self, env: Mapping[str, str]) -> None:
         document = {"boot_id": self._boot_id, "env": {name: env[name] for name in KEPT if name in env}}
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomic(self._path, json.dumps(document).encode())
         except OSError as error:
             raise LocalError(

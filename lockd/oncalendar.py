@@ -64,8 +64,8 @@ def parse(text: str, *, limit: int = 86400) -> Calendar:
     Raises:
         ValueError: it is none, or names more; the message says which part.
     """
-    if len(text) > TEXT_LIMIT:
-        raise ValueError(f"a calendar expression has at most {TEXT_LIMIT} characters")
+    if len(text) > TEXT_LIMIT or text != text.strip():
+        raise ValueError(f"a calendar expression has at most {TEXT_LIMIT} characters, and no space around it")
     rest, zone = _split_zone(text)
     parts = WORDS.get(rest.lower(), rest).split(" ")
     parts = [part for place, part in enumerate(parts) if part or place == 0]

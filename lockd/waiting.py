@@ -27,6 +27,7 @@ class Waiting:
         if self._since is None or self._since > now:
             self._since = now
             try:
+                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 write_atomic(self._path, json.dumps({"since": rfc3339(now)}).encode())
             except OSError as error:
                 logger.warning("waiting-not-written", file=str(self._path), error=str(error))

@@ -95,9 +95,10 @@ async def test_policy_may_reboot_all_the_same(tmp_path: Path) -> None:
 async def test_next_boot_finishes_what_was_begun(tmp_path: Path) -> None:
     """After the reboot post-boot.d runs once, with the versions of the reboot; until it works, it is run again."""
     log = tmp_path / "log"
+    hook = script(tmp_path / "etc/post-boot.d", "10-back", "exit 0")
     await drain(tmp_path).before(ENV)
     assert drain(tmp_path).drained  # a restart of the daemon in the same boot
-    script(
+    assert hook == script(
         tmp_path / "etc/post-boot.d",
         "10-back",
         f"echo $LOCKD_VERSION_FROM $LOCKD_VERSION_TO >> {log}; test -e {log}.ok",
