@@ -216,7 +216,7 @@ def _unpack(
     raw = staged.open(_raw_name(package.name), partition.new)
     for op in partition.operations:
         carry_out(op, reader.take(op.data_length), target=raw, running=None, block_size=manifest.block_size)
-    reader.check_end(keyring, None)
+    reader.check_end(keyring)
     raw.check()
     del staged.files[package.name]  # the context still removes what was downloaded
 

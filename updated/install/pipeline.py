@@ -193,9 +193,10 @@ class _Install:
         with Crew(work.target, one_by_one=work.manifest.in_place) as crew:
             carrier = Carrier(work.manifest, work.root.name, crew, files, work.running, work.target, plan.finder)
             if plan.whole:
-                reader = WholeReader(source.read([Span(metadata.data_start)]), cancelled, metadata)
+                rest = source.read([Span(metadata.data_start)])
+                reader = WholeReader(rest, cancelled, metadata, self._request.offer_sha256)
                 carrier.carry(plan.todos, reader, meter, self._planner.saver(work, crew, 0))
-                key = reader.check_end(self._request.keyring, self._request.offer_sha256)
+                key = reader.check_end(self._request.keyring)
             else:
                 key = self._carry_out_parts(work, plan, carrier)
         if plan.whole:

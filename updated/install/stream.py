@@ -174,14 +174,15 @@ class PayloadReader:
                 break
             parts.append(piece)
             have += len(piece)
-            self.note(piece)
+        old = len(self._rest)
         self._rest = memoryview(b"".join(parts))
+        self.note(self._rest[old:])
         if have < length:
             raise self._error or _size_mismatch(
                 f"the payload ends after {self.taken + have} bytes, {length - have} are missing"
             )
 
-    def note(self, piece: memoryview) -> None:
+    def note(self, arrived: memoryview) -> None:
         """Take in what has just arrived; a reader that hashes does so here."""
 
     def finish(self) -> None:
@@ -197,21 +198,29 @@ class PayloadReader:
 class WholeReader(PayloadReader):
     """Reads everything behind the metadata, and hashes the payload: all of it, and what its signature covers."""
 
-    def __init__(self, pieces: Iterator[memoryview], cancelled: threading.Event, metadata: Metadata) -> None:
+    def __init__(
+        self,
+        pieces: Iterator[memoryview],
+        cancelled: threading.Event,
+        metadata: Metadata,
+        expected_sha256: bytes | None = None,
+    ) -> None:
+        """Take what follows the metadata; `expected_sha256` of the whole payload is what an offer says, if it does."""
         super().__init__(pieces, cancelled)
-        self._metadata = metadata
+        self._metadata, self._expected = metadata, expected_sha256
         self._whole = hashlib.sha256(metadata.raw)
         self._signed = hashlib.sha256(metadata.raw[: metadata.header.metadata_size])
         self._unsigned_yet = metadata.manifest.signatures_offset  # bytes until the signature, which doesn't sign itself
 
-    def note(self, piece: memoryview) -> None:
+    def note(self, arrived: memoryview) -> None:
         """Hash what has arrived."""
-        self._whole.update(piece)
+        if self._expected is not None:
+            self._whole.update(arrived)
         if self._unsigned_yet:
-            self._signed.update(piece[: self._unsigned_yet])
-            self._unsigned_yet = max(0, self._unsigned_yet - len(piece))
+            self._signed.update(arrived[: self._unsigned_yet])
+            self._unsigned_yet = max(0, self._unsigned_yet - len(arrived))
 
-    def check_end(self, keyring: Keyring, expected_sha256: bytes | None) -> str:
+    def check_end(self, keyring: Keyring) -> str:
         """Read the payload signature and check size, whole hash and signature; return the name of the key that fits.
 
         Raises:
@@ -220,7 +229,7 @@ class WholeReader(PayloadReader):
         """
         blob = self.take_bytes(self._metadata.manifest.signatures_size)
         self.finish()
-        if expected_sha256 is not None and self._whole.digest() != expected_sha256:
+        if self._expected is not None and self._whole.digest() != self._expected:
             raise RefusedError(
                 ErrorCode.PAYLOAD_HASH_MISMATCH,
                 "the payload's SHA-256 is not the one that the update server named",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import lzma
+from collections import deque
 from collections.abc import Callable
 from hashlib import sha256
 
@@ -16,6 +17,7 @@ from updated.payload.manifest import PATCHES, Operation, OpType
 
 Buffer = bytes | memoryview
 NO_DATA = b""
+_contexts: deque[zstandard.ZstdDecompressor] = deque(maxlen=8)  # to be used again: making one costs as much as a chunk
 
 
 def check_data(op: Operation, data: Buffer) -> None:
@@ -105,10 +107,19 @@ def _zstd(op: Operation, data: Buffer) -> bytes:
         frame = zstandard.get_frame_parameters(data)
         if frame.content_size != op.dst_length:
             raise _malformed(op, f"its frame says {frame.content_size} bytes, not {op.dst_length}")
-        decompressor = zstandard.ZstdDecompressor(max_window_size=LIMITS.zstd_window_bytes)
-        return decompressor.decompress(data, max_output_size=op.dst_length, allow_extra_data=False)
+        return _unzstd(data, op.dst_length)
     except zstandard.ZstdError as error:
         raise _malformed(op, str(error)) from error
+
+
+def _unzstd(data: Buffer, size: int) -> bytes:
+    try:
+        context = _contexts.pop()
+    except IndexError:  # every one is at work in another thread
+        context = zstandard.ZstdDecompressor(max_window_size=LIMITS.zstd_window_bytes)
+    made = context.decompress(data, max_output_size=size, allow_extra_data=False)
+    _contexts.append(context)
+    return made
 
 
 def _check_end(op: Operation, *, eof: bool, unused: bytes) -> None:

@@ -41,7 +41,7 @@ def verify(payload: Path, keyring: Keyring) -> tuple[Manifest, str]:
     for partition in manifest.partitions:
         for operation in partition.operations:
             _check_data(operation, reader.take(operation.data_length))
-    return manifest, reader.check_end(keyring, None)
+    return manifest, reader.check_end(keyring)
 
 
 def check_packages(manifest: Manifest, payload: Path) -> list[str]:
@@ -209,7 +209,7 @@ def _extract(payload: Path, name: str, out: Path, old: Path | None, keyring: Key
         else:
             _carry_out_all(manifest, partition, reader, image, None)
     if keyring is not None:
-        reader.check_end(keyring, None)
+        reader.check_end(keyring)
     _check_image(partition, out)
 
 
