@@ -19,6 +19,7 @@ BAD = [
     ("pure modules", "updated/payload/framing.py", "import os"),
     ("pure modules", "updated/omaha/response.py", "import updated.common.clock"),
     ("pure modules", "lockd/windows.py", "import time"),
+    ("pure modules", "lockd/oncalendar.py", "import os"),
     ("the server's decisions", "updated/server/decisions.py", "import starlette"),
     ("the daemon carries", "updated/agent/loop.py", "import updated.release.build"),
     ("lockd carries no web server", "lockd/coordinator.py", "import starlette"),
