@@ -251,7 +251,7 @@ async def test_stranger_with_a_certificate_is_not_asked(etcd: Etcd, tmp_path: Pa
     ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
     cert, key = theirs.issue("server")
     more = f'insecure = true\ngroups = ["web"]\ncert_file = "{cert}"\nkey_file = "{key}"'
-    with LockManager(tmp_path / "m", etcd.endpoint, more) as manager:
+    with LockManager(tmp_path / "stranger", etcd.endpoint, more) as manager:
         async with client(manager.url, ca_file=theirs.ca_file) as made:
             await made.lock()
         async with client(manager.url, ca_file=ours.ca_file) as made:
