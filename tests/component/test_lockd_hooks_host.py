@@ -68,9 +68,11 @@ def test_blocker_programs_hold_and_let_go(tmp_path: Path) -> None:
 
 def test_inhibitor_and_people_hold_back_before_a_slot_is_taken(tmp_path: Path) -> None:
     """An inhibitor blocks; then people are told and counted down, with no slot held meanwhile; then it goes on."""
-    more = f'{LOCAL}[sessions]\ngrace_secs = 1\nwall_command = ["touch", "--", "{tmp_path}/told"]\n'
+    wall, told = tmp_path / "wall", tmp_path / "told"
+    wall.write_text(f'#!/bin/sh\nprintf "%s\\n" "$1" >> {told}\n')
+    wall.chmod(0o755)
+    more = f'{LOCAL}[sessions]\ngrace_secs = 1\nwall_command = ["{wall}"]\n'
     with LockdHost(tmp_path / "a", "host-a", more, logind=True) as host:
-        (tmp_path / "told").touch()
         person = {"c1": {"Class": "user", "TTY": "pts/1", "State": "active"}}
         host.agent.say(inhibitors={"dpkg": "installing"}, sessions=person)
         host.start()
@@ -80,6 +82,7 @@ def test_inhibitor_and_people_hold_back_before_a_slot_is_taken(tmp_path: Path) -
         host.wait_log("people-told")
         assert host.holders() == {}
         wait_for(host.agent.reboots.exists, "reboot by logind", host.agent.process)
+        assert "version 1.1.0 waits for the reboot. Save your work" in told.read_text()
         assert "reboots now" in (host.agent.reboots.parent / "logind-wall").read_text()
 
 
