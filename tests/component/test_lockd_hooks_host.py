@@ -93,8 +93,8 @@ def test_host_waits_for_its_turn_and_a_human_does_not(tmp_path: Path) -> None:
     with LockdHost(tmp_path / "a", "host-a", f"min_remaining_secs = 0\nspread_secs = 36000\n{LOCAL}{day}") as host:
         (host.root / "state").mkdir()
         (host.root / "state/waiting.json").write_text(f'{{"since": "{now - timedelta(minutes=5):%Y-%m-%dT%H:%M:%SZ}"}}')
-        host.start()
         host.need_reboot("1.1.0")
+        host.start()
         gate = host.wait_gate("window")
         assert "this host's turn" in gate["reason"]
         assert gate["ends_at"] is not None
