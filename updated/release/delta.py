@@ -21,6 +21,8 @@ from updated.release.delta_plan import DeltaPlan, Piece, make_plan
 from updated.release.patch import make_patch
 
 LEVEL = 19  # of zstd, for what is new
+QUICK_LEVEL = 3  # to tell whether a patch is worth comparing with that, which takes most of the time
+CLEARLY = 0.7  # level 19 leaves more than that of what level 3 leaves
 DENSE = 0.97  # what zstd leaves of data that are compressed already: a patch helps them only if they stayed the same
 PROBES, PROBE_BYTES = 16, 32  # how many samples of dense data are looked for in the old ones
 
@@ -94,14 +96,22 @@ def _make(task: _Task) -> _Made:
     if task.copy:
         return _Made(task.piece, OpType.SOURCE_COPY, source_sha256=sha256(source).digest())
     content = _read(task.new, task.piece.new)
-    packed = zstandard.ZstdCompressor(level=LEVEL).compress(content)
-    kind = OpType.REPLACE_ZSTD if len(packed) < len(content) else OpType.REPLACE
-    best = _Made(Piece(task.piece.new), kind, packed if kind is OpType.REPLACE_ZSTD else content)
-    if source and (len(packed) < len(content) * DENSE or _has_some(source, content)):
+    quick = len(zstandard.ZstdCompressor(level=QUICK_LEVEL).compress(content))
+    patch = b""
+    if source and (quick < len(content) * DENSE or _has_some(source, content)):
         patch = make_patch(source, content)
-        if len(patch) < len(best.data):
-            best = _Made(task.piece, OpType.BROTLI_BSDIFF, patch, sha256(source).digest())
-    return best
+    patched = _Made(task.piece, OpType.BROTLI_BSDIFF, patch, sha256(source).digest())
+    if patch and len(patch) < quick * CLEARLY:
+        return patched
+    packed = zstandard.ZstdCompressor(level=LEVEL).compress(content)
+    if patch and len(patch) < len(packed):
+        return patched
+    fresh = Piece(task.piece.new)
+    return (
+        _Made(fresh, OpType.REPLACE_ZSTD, packed)
+        if len(packed) < len(content)
+        else _Made(fresh, OpType.REPLACE, content)
+    )
 
 
 def _has_some(source: bytes, content: bytes) -> bool:
