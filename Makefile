@@ -37,8 +37,9 @@ check: bootstrap-test  ## lint, types, layers, units: seconds
 campaign: bootstrap-test  ## the whole suite with the large numbers: long
 	CAMPAIGN=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-bench: bootstrap-test  ## the table of docs/benchmarks.md, on this machine: an hour; ROWS=full,cpu RUNS=5 JSON=FILE
-	$(BIN)/python -m tests.bench $(if $(ROWS),--rows $(ROWS)) $(if $(RUNS),--runs $(RUNS)) $(if $(JSON),--json $(JSON))
+bench: bootstrap-test  ## the tables of docs/benchmarks.md, on this machine: an hour; ROWS=fleet ROWS=full,cpu RUNS=5 JSON=FILE
+	$(if $(filter-out fleet,$(ROWS)),,$(BIN)/python -m tests.bench.fleet)
+	$(if $(filter fleet,$(ROWS)),,$(BIN)/python -m tests.bench $(if $(ROWS),--rows $(ROWS)) $(if $(RUNS),--runs $(RUNS)) $(if $(JSON),--json $(JSON)))
 
 proto: bootstrap-test  ## update_metadata_pb2 from its .proto
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. updated/payload/update_metadata.proto

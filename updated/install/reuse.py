@@ -19,6 +19,8 @@ from updated.payload.index import HASH_BYTES, Index, block_hash, chunk_digest
 from updated.payload.manifest import Operation, blocks
 
 PIECE = 1024 * 1024  # bytes of a seed that are read at once
+ZERO_PIECE = bytes(PIECE)
+CHUNKS_A_LOOK = 16  # about a piece
 ROOM = 1.4  # table entries for each block: fuller is slower, emptier is larger
 MISSING, ZERO = 0, 0xFFFFFFFF  # places; up to ALIAS one is a block of a seed
 ALIAS = 0x80000000  # from here on: the same as the block with that number, counted from here
@@ -99,7 +101,8 @@ class Finder:
     def keep(self, target: Seed, *, going_on: Callable[[], None]) -> None:
         """Find the chunks that the target holds in their place already (from an install that was interrupted)."""
         for number, op in enumerate(self.operations):
-            going_on()
+            if number % CHUNKS_A_LOOK == 0:
+                going_on()
             pieces = [
                 target.read(extent.start_block * self._block_size, extent.num_blocks * self._block_size)
                 for extent in op.dst_extents
@@ -113,7 +116,11 @@ class Finder:
         size = self._block_size
         for at in range(0, seed.size - size + 1, PIECE):
             going_on()
-            view = memoryview(seed.read(at, min(PIECE, seed.size - at)))
+            data = seed.read(at, min(PIECE, seed.size - at))
+            if data == ZERO_PIECE:  # a hole: zeros are wanted from nobody
+                place += SEEDS * (PIECE // size)
+                continue
+            view = memoryview(data)
             for begin in range(0, len(view) - size + 1, size):
                 number = self._look_up(block_hash(view[begin : begin + size]))
                 if number and not self._places[number - 1]:
