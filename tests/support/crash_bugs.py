@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.crash_host import SLOT_BYTES
 from tests.support.crash_judge import NO_PICK, TORN
 from tests.support.crash_seam import Fault, Op
-from tests.support.disks import EDGE, SMALL_PARTITION
+from tests.support.faults import SLOTS
 from updated.agent import memory
 from updated.agent.boot_work import BootWork
 from updated.agent.context import Context
@@ -27,7 +26,6 @@ from updated.slots.disk import FileDisk
 from updated.slots.layout import Slot
 
 Patch = Callable[[pytest.MonkeyPatch], None]
-SLOTS = range(EDGE + SMALL_PARTITION, EDGE + SMALL_PARTITION + 2 * SLOT_BYTES)  # bytes of the disk
 
 
 def _nothing(*_: Any, **__: Any) -> None:

@@ -165,7 +165,12 @@ class CrashHost:
         version = next((name for name, known in self.releases.images.items() if known == content), "torn")
         (self.root / "os-release").write_text(f"VERSION_ID={version}\n")
         (self.root / "boot_id").write_text(f"{uuid.uuid4()}\n")
-        return Session(self, choice.partuuid)
+        self._running = choice.partuuid
+        return self.restart()
+
+    def restart(self) -> Session:
+        """Return a new run of the agent in the same boot."""
+        return Session(self, self._running)
 
     def _checks(self) -> tuple[tuple[str, ...], ...]:
         return () if self.healthy else (("grep", "-q", OLD, str(self.root / "os-release")),)
@@ -220,6 +225,14 @@ class Session:
         """
         asyncio.run(self._run(release))
 
+    def retry(self, release: Release) -> None:
+        """Do it again in the same run, as the agent does at the next offer.
+
+        Raises:
+            UpdateError: what the agent would report.
+        """
+        asyncio.run(self._update(release) if self.context.view.boot_confirmed else self._run(release))
+
     async def _run(self, release: Release) -> None:
         event = self.boot_work.recall()
         if event is Event.BOOT_UNJUDGED and await self.boot_work.judge_health() == (Event.UNHEALTHY_TRIAL,):
@@ -265,12 +278,12 @@ def small_pieces() -> Iterator[None]:
 
 
 @contextmanager
-def small_steps() -> Iterator[None]:
-    """Let the engine write and save in steps that are small enough for a small slot to have many."""
+def small_steps(buffer: int = 4 * BLOCK) -> Iterator[None]:
+    """Let the engine write and save in steps that are small enough for a small slot to have many; `buffer` in bytes."""
     with (
-        patch.object(crew, "BUFFER_BYTES", 4 * BLOCK),
-        patch.object(crew, "BATCH_BYTES", 5 * BLOCK),
-        patch.object(crew, "IN_FLIGHT_BYTES", 10 * BLOCK),
+        patch.object(crew, "BUFFER_BYTES", buffer),
+        patch.object(crew, "BATCH_BYTES", buffer + BLOCK),
+        patch.object(crew, "IN_FLIGHT_BYTES", 2 * buffer + 2 * BLOCK),
         patch("updated.install.checkpoint.Journal.__init__.__kwdefaults__", {"every_bytes": CHECKPOINT_BYTES}),
     ):
         yield

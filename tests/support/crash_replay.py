@@ -115,14 +115,15 @@ class Replay:
             "it isn't the next to boot": choose(host.disk).label == "USR-B" and choose(host.disk).successful,
             "the boot isn't confirmed": session.context.view.boot_confirmed and memory.pending is None,
             "the floor isn't raised": session.context.means.store.floor() == 2,
-            "the old release is gone": self._content("A") == host.releases.images[OLD],
+            "the old release is gone": self.content("A") == host.releases.images[OLD],
             f"left behind: {left}": not left,
             "an error is remembered": memory.last_error is None and not memory.failed_versions,
         }
         judged = Judge(host.releases, self.kind).faults(host.look())
         return [*(what for what, good in checks.items() if not good), *judged]
 
-    def _content(self, name: str) -> bytes:
+    def content(self, name: str) -> bytes:
+        """Return what a slot holds."""
         disk = self.host.disk.read_bytes()
         slot = next(slot for slot in valid_copies(disk)[0].slots() if slot.label == f"USR-{name}")
         return disk[slot.offset : slot.offset + slot.size]

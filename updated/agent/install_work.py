@@ -174,7 +174,8 @@ class InstallWork:
         context.memory.last_error = None
         try:
             context.save()
-        except LocalError:  # what is told to have failed must not boot
+        except LocalError:  # what is told to have failed must not boot, nor be taken for a rollback at the next one
+            context.memory.pending = None
             await asyncio.to_thread(context.means.boot.unmark, installed.slot)
             raise
         context.view.version_new, context.view.slot_target = installed.version, installed.slot.name

@@ -42,6 +42,7 @@ class Crew:
         self._batch_bytes = 0
         self._under_way: deque[tuple[Future[None], int, int]] = deque()  # with their bytes and how many works
         self._bytes_under_way = 0
+        self._unbroken = True
         self.settled = self.settled_bytes = 0  # works that are done, and all before them; their cost
 
     def __enter__(self) -> Self:
@@ -87,10 +88,12 @@ class Crew:
         """Wait until no more than `allowed` bytes are under way."""
         while self._under_way and (self._bytes_under_way > allowed or self._under_way[0][0].done()):
             future, cost, count = self._under_way.popleft()
-            future.result()
             self._bytes_under_way -= cost
-            self.settled += count
-            self.settled_bytes += cost
+            self._unbroken = self._unbroken and future.exception() is None
+            if self._unbroken:  # what is done behind a failure isn't settled: all before it must be, too
+                self.settled += count
+                self.settled_bytes += cost
+            future.result()
 
     def _carry_out(self, batch: list[Work]) -> None:
         writer = self._writers.get()
