@@ -89,6 +89,12 @@ def test_windows_lists_the_next_ones(lockctl: Run) -> None:
         ["set-max", "0"],
         ["set-max", "1001"],
         ["set-max", "many"],
+        ["set-max", "0%"],
+        ["set-max", "101%"],
+        ["set-max", "%"],
+        ["set-policy", "--overdue", "0"],
+        ["set-policy", "--overdue", "never"],
+        ["set-policy", "--min-interval-secs", "-1"],
         ["set-max", "--", "-2"],
         ["lock", "a/b"],
         ["unlock", "x" * 65],
@@ -139,7 +145,19 @@ def test_strategy_without_tickets_is_refused(lockctl: Run, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "command",
-    ["status", "windows", "lock", "unlock", "set-max", "pause", "resume", "machines", "reboot", "explain"],
+    [
+        "status",
+        "windows",
+        "lock",
+        "unlock",
+        "set-max",
+        "set-policy",
+        "pause",
+        "resume",
+        "machines",
+        "reboot",
+        "explain",
+    ],
 )
 def test_help_shows_an_example(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -19,8 +20,9 @@ from lockd.semaphore import Identity, Semaphore
 from lockd.store import EtcdStore
 from lockd.tickets import Phase
 from tests.support.etcd import Etcd
+from tests.support.lockd_host import LockdHost
 from tests.support.moving_clock import MovingClock
-from tests.support.processes import run_tool
+from tests.support.processes import run_tool, wait_for
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -154,6 +156,20 @@ async def test_machines_shows_the_fleet(client: EtcdClient, group: str, lockctl:
     lines = lockctl("machines").stdout.splitlines()
     assert "version 2.0 did not boot well" in lines[1]
     assert len(lines) == 6
+
+
+def test_daemon_registers_its_machine(etcd: Etcd, tmp_path: Path) -> None:
+    """A running lockd is in the fleet's list by itself, also as long as it neither holds nor waits."""
+    table = f'[etcd]\nendpoints = ["{etcd.endpoint}"]\nprefix = "/daemon"'
+    with LockdHost(tmp_path / "a", "host-a", f'strategy = "etcd"\n{table}') as running:
+        running.start()
+
+        def listed() -> list[dict[str, object]]:
+            return list(json.loads(running.lockctl("machines", "--json").stdout))
+
+        (machine,) = wait_for(listed, "an entry of host-a")
+        assert (machine["id"], machine["up"], machine["phase"]) == ("host-a", True, None)
+        assert machine["host"] == socket.gethostname()
 
 
 async def test_forced_unlock_is_on_record(client: EtcdClient, group: str, lockctl: Run) -> None:
