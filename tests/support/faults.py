@@ -66,7 +66,8 @@ class Injector:
     def _concerns(self, op: Op, place: Place) -> bool:
         if self.kind == "short write":
             return op.kind == "write"
-        return self.kind != "other bytes" or (op.kind == "write" and place != "state")
+        padding = not any(op.data)  # behind a kernel's end: it is cut off again
+        return self.kind != "other bytes" or (op.kind == "write" and place != "state" and not padding)
 
     def _place(self, op: Op) -> Place:
         if op.kind == "write" and op.node == self._disk and op.offset in SLOTS:
