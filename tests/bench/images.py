@@ -3,7 +3,8 @@
 Both have the same packages; the first takes them from the distribution's release alone, the second from its updates
 and security suites too, so they differ as a release and its successor do. Mirrors come from the host's own apt.
 Everything else is pinned: times, UUID, hash seed; the order of files is the tree's own. The same archive therefore
-gives the same images on every machine, and a second run finds them in the cache.
+gives nearly the same images on every machine (their hashes are printed below the table); a second run finds them in
+the cache.
 """
 
 from __future__ import annotations
