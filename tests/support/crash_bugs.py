@@ -17,10 +17,10 @@ from updated.agent import memory
 from updated.agent.boot_work import BootWork
 from updated.agent.context import Context
 from updated.common import durable
-from updated.install import pipeline
 from updated.install.checkpoint import Checkpoint, Journal
 from updated.install.files import FileTarget
 from updated.install.medium import Target
+from updated.install.readback import ReadBack
 from updated.slots.boot.gptprio import GptPrio
 from updated.slots.disk import FileDisk
 from updated.slots.layout import Slot
@@ -37,7 +37,7 @@ def no_unmark(patch: pytest.MonkeyPatch) -> None:
 
 
 def unmark_after_the_data(patch: pytest.MonkeyPatch) -> None:
-    honest, check = GptPrio.unmark, pipeline.check_slot
+    honest, check = GptPrio.unmark, ReadBack.finish
     late: list[Callable[[], None]] = []
 
     def check_first(*given: Any) -> None:
@@ -45,7 +45,7 @@ def unmark_after_the_data(patch: pytest.MonkeyPatch) -> None:
         late.pop()()
 
     patch.setattr(GptPrio, "unmark", lambda self, slot: late.append(lambda: honest(self, slot)))
-    patch.setattr(pipeline, "check_slot", check_first)
+    patch.setattr(ReadBack, "finish", check_first)
 
 
 def unmark_not_flushed(patch: pytest.MonkeyPatch) -> None:
@@ -147,15 +147,15 @@ def checkpoint_before_the_flush(patch: pytest.MonkeyPatch) -> None:
         while owed:
             honest(owed.pop())
 
-    check = pipeline.check_slot
+    check = ReadBack.finish
 
-    def check_honestly(target: Target, *given: Any) -> None:
-        honest(target)
-        check(target, *given)
+    def check_honestly(self: ReadBack, *given: Any) -> None:
+        honest(self._target)
+        check(self, *given)
 
     patch.setattr(Target, "flush", lambda self: owed.append(self))  # noqa: PLW0108 - a builtin isn't bound
     patch.setattr(Journal, "write", write_then_flush)
-    patch.setattr(pipeline, "check_slot", check_honestly)
+    patch.setattr(ReadBack, "finish", check_honestly)
 
 
 def checkpoint_ahead_of_the_work(patch: pytest.MonkeyPatch) -> None:
@@ -169,7 +169,7 @@ def checkpoint_ahead_of_the_work(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_read_back(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(pipeline, "check_slot", lambda target, *_: target.flush())
+    patch.setattr(ReadBack, "finish", lambda self, _meter: self._target.flush())
 
 
 def bad_medium() -> Fault:

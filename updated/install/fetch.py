@@ -26,6 +26,7 @@ from updated.install.ranges import (
     parse_content_range,
     range_header,
 )
+from updated.install.wire import WideTransport
 
 PIECE = 256 * 1024  # bytes read at once from a file
 OK, PARTIAL = 200, 206
@@ -107,7 +108,7 @@ def make_http(
             ErrorCode.CONFIG, f"the CA file {ca_file} can't be used: {error}", hint="Correct server.ca_file."
         ) from error
     return httpx.Client(
-        verify=verify, proxy=proxy, timeout=timeout_secs, trust_env=False, follow_redirects=False,
+        transport=WideTransport(verify, proxy), timeout=timeout_secs, trust_env=False, follow_redirects=False,
         auth=HttpsOnlyAuth(*credentials) if credentials else None,
         headers={"Accept-Encoding": "identity", "User-Agent": "updated"},
     )  # fmt: skip

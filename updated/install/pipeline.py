@@ -31,7 +31,7 @@ from updated.install.plan import Plan
 from updated.install.planner import Planner, Work
 from updated.install.preflight import check_source, copy_slot, image_of, open_files, slot_partition
 from updated.install.ranges import Span
-from updated.install.readback import check_slot
+from updated.install.readback import ReadBack, settled_ends
 from updated.install.stream import PayloadReader, WholeReader, believe
 from updated.install.target import open_running, open_target
 from updated.payload.manifest import Identity
@@ -171,12 +171,13 @@ class _Install:
             boot.unmark(slot)
             if manifest.in_place and root.old is not None:
                 copy_slot(running, target, root.old.size)
-            key = self._carry_out(work, plan, files)
+            read_back = stack.enter_context(ReadBack(target, image))
+            key = self._carry_out(work, plan, files, read_back)
             fetched = fetch_packages(
                 packages, request.packages, request.keyring, cancelled=self._means.cancelled, observe=work.meter.add
             )
             staged = stack.enter_context(fetched)
-            check_slot(target, image, Meter("verifying", image.size, self._means.observe))
+            read_back.finish(Meter("verifying", image.size, self._means.observe))
             for file in files.values():
                 file.check()
             for file in files.values():
@@ -185,7 +186,7 @@ class _Install:
         version = manifest.identity.version if manifest.identity else request.offer_version
         return Installed(manifest.identity, version, slot, image.sha256, work.meter.done, work.meter.reused, key)
 
-    def _carry_out(self, work: Work, plan: Plan, files: Mapping[str, FileTarget]) -> str:
+    def _carry_out(self, work: Work, plan: Plan, files: Mapping[str, FileTarget], read_back: ReadBack) -> str:
         """Fetch, check, decode and write everything; return the name of the key that signed it."""
         metadata, meter, source, cancelled = work.metadata, work.meter, self._means.source, self._means.cancelled
         meter.add(metadata.data_start)
@@ -195,25 +196,42 @@ class _Install:
             if plan.whole:
                 rest = source.read([Span(metadata.data_start)])
                 reader = WholeReader(rest, cancelled, metadata, self._request.offer_sha256)
-                carrier.carry(plan.todos, reader, meter, self._planner.saver(work, crew, 0))
+                save = self._planner.saver(work, crew, 0)
+                carrier.carry(plan.todos, reader, meter, _follower(carrier, plan.todos, read_back, save))
                 key = reader.check_end(self._request.keyring)
             else:
-                key = self._carry_out_parts(work, plan, carrier)
+                key = self._carry_out_parts(work, plan, carrier, read_back)
         if plan.whole:
             meter.add(metadata.manifest.signatures_size)
         else:
             meter.reuse(metadata.manifest.signatures_size)
         return key
 
-    def _carry_out_parts(self, work: Work, plan: Plan, carrier: Carrier) -> str:
+    def _carry_out_parts(self, work: Work, plan: Plan, carrier: Carrier, read_back: ReadBack) -> str:
         """Fetch what is lacking; then what came out differently when it was put together."""
         todos: Sequence[Todo] = [todo for todo in plan.todos if todo.target in (work.root.name, *carrier.files)]
         save = self._planner.saver(work, carrier.crew, plan.settled)
         while todos:
             spans = fetch_spans(todos, work.metadata)
             pieces = self._means.source.read(spans) if spans else iter(())
-            carrier.carry(todos, PayloadReader(pieces, self._means.cancelled), work.meter, save)
+            reader = PayloadReader(pieces, self._means.cancelled)
+            carrier.carry(todos, reader, work.meter, _follower(carrier, todos, read_back, save))
             todos = carrier.take_missed(work.meter)
         if work.metadata.key is None:
             raise AssertionError("only signed metadata let parts be left out")
         return work.metadata.key
+
+
+def _follower(
+    carrier: Carrier, todos: Sequence[Todo], read_back: ReadBack, save: Callable[[bool], None]
+) -> Callable[[bool], None]:
+    """Return what is called as these are done: it saves how far they are, and lets the reader follow."""
+    ends = settled_ends(todos, carrier.slot, carrier.manifest.block_size)
+    crew, before = carrier.crew, carrier.crew.settled
+
+    def follow(last: bool) -> None:
+        save(last)
+        if not carrier.missed:  # what came out differently is written once more
+            read_back.advance(ends[crew.settled - before])
+
+    return follow

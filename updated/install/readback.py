@@ -1,50 +1,109 @@
-"""Reads a slot back from the medium and compares it with what was signed."""
+"""Reads a slot back from the medium and compares it with what was signed: behind the writers, while they go on.
+
+Hashing an image takes a core for as long as writing it does. What nothing will be written to any more can be flushed,
+read and hashed early; only the end of it is left when the last write is done.
+"""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from hashlib import sha256
+from threading import Event
+from types import TracebackType
+from typing import Self
 
 from updated.errors import ErrorCode, RefusedError
-from updated.install.carry import Meter
+from updated.install.carry import Meter, Todo
 from updated.install.medium import ALIGNMENT, Target, aligned_buffer
-from updated.payload.manifest import Image
+from updated.payload.manifest import SPARSE_HOLE, Image
 
-PIECE = 2 * 1024 * 1024  # bytes read at once; one piece is read while the one before it is hashed
+PIECE = 2 * 1024 * 1024  # bytes read at once
+TELL_SECS = 0.2
+STRETCH = 64 * 1024 * 1024  # bytes for which a flush in between is worth it
 
 
-def check_slot(target: Target, wanted: Image, meter: Meter) -> None:
-    """Flush, read the image back and compare.
+def settled_ends(todos: Sequence[Todo], slot: str, block_size: int) -> list[int]:
+    """Return, for each number of these that are done in order, how many bytes from the slot's beginning are final.
 
-    Raises:
-        RefusedError: PARTITION_HASH_MISMATCH.
-        LocalError: DOWNLOAD_WRITE, NO_SPACE, READ_BACK.
+    Each entry is the first byte that any later one writes; the last entry has none behind it and is unbounded.
     """
-    target.flush()
-    target.drop_cache()
-    running = sha256()
-    buffers = (aligned_buffer(PIECE), aligned_buffer(PIECE))
+    ends = [SPARSE_HOLE * block_size]
+    for todo in reversed([todo for todo in todos if todo.target == slot]):
+        first = min(extent.start_block for extent in todo.op.dst_extents)
+        ends.append(min(ends[-1], first * block_size))
+    ends.reverse()
+    return ends
 
-    def read(number: int) -> memoryview:
-        at = number * PIECE
-        length = min(PIECE, wanted.size - at)
-        into = buffers[number % 2][: min(-(-length // ALIGNMENT) * ALIGNMENT, target.size - at)]
-        target.read_back(at, into)
-        return into[:length]
 
-    count = -(-wanted.size // PIECE)
-    with ThreadPoolExecutor(1, thread_name_prefix="read-back") as ahead:
-        coming = ahead.submit(read, 0) if count else None
-        for number in range(count):
-            if coming is None:
-                raise AssertionError("every piece but the last one asks for the next")
-            piece = coming.result()
-            coming = ahead.submit(read, number + 1) if number + 1 < count else None
-            running.update(piece)
-            meter.add(len(piece))
-    if running.digest() != wanted.sha256:
-        raise RefusedError(
-            ErrorCode.PARTITION_HASH_MISMATCH,
-            f"what {target.name} holds is not what was signed",
-            hint="If the payload installs elsewhere, this medium is failing: see `dmesg` and `smartctl`.",
-        )
+class ReadBack:
+    """The reader behind the writers; use it as a context, so that it ends with them."""
+
+    def __init__(self, target: Target, wanted: Image) -> None:
+        """Begin nothing yet: `advance` tells how far the slot is final."""
+        self._target, self._wanted = target, wanted
+        self._hash = sha256()
+        self._buffer = aligned_buffer(PIECE)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="read-back")
+        self._stopped = Event()
+        self._stretch: Future[None] | None = None
+        self._asked = self._read_bytes = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopped.set()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def advance(self, end: int) -> None:
+        """Take in that nothing is written before `end` any more, and read on if it is worth it.
+
+        Raises:
+            LocalError: DOWNLOAD_WRITE, NO_SPACE, READ_BACK: what was read in the meantime couldn't be.
+        """
+        end = min(end, self._wanted.size) // PIECE * PIECE
+        if end - self._asked >= STRETCH and (self._stretch is None or self._stretch.done()):
+            self._begin(end)
+
+    def finish(self, meter: Meter) -> None:
+        """Read the rest and compare.
+
+        Raises:
+            RefusedError: PARTITION_HASH_MISMATCH.
+            LocalError: DOWNLOAD_WRITE, NO_SPACE, READ_BACK.
+        """
+        stretch = self._begin(self._wanted.size)
+        while not stretch.done():
+            meter.add(self._read_bytes - meter.done)
+            wait([stretch], TELL_SECS)
+        stretch.result()
+        meter.add(self._read_bytes - meter.done)
+        if self._hash.digest() != self._wanted.sha256:
+            raise RefusedError(
+                ErrorCode.PARTITION_HASH_MISMATCH,
+                f"what {self._target.name} holds is not what was signed",
+                hint="If the payload installs elsewhere, this medium is failing: see `dmesg` and `smartctl`.",
+            )
+
+    def _begin(self, end: int) -> Future[None]:
+        if self._stretch is not None:
+            self._stretch.result()
+        begin, self._asked = self._asked, end
+        self._stretch = self._pool.submit(self._read, begin, end)
+        return self._stretch
+
+    def _read(self, begin: int, end: int) -> None:
+        """Flush, and hash what the medium gives back."""
+        self._target.flush()
+        self._target.drop_cache()
+        for at in range(begin, end, PIECE):
+            if self._stopped.is_set():
+                return
+            length = min(PIECE, end - at)
+            into = self._buffer[: min(-(-length // ALIGNMENT) * ALIGNMENT, self._target.size - at)]
+            self._target.read_back(at, into)
+            self._hash.update(into[:length])
+            self._read_bytes += length

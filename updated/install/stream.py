@@ -16,8 +16,6 @@ from updated.payload.parse import parse_manifest
 from updated.payload.signature import verify
 from updated.payload.trust import Keyring
 
-WINDOW = 1024 * 1024  # bytes that are gathered, joined and hashed at once
-
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
@@ -135,12 +133,11 @@ def believe(raw: bytes, keyring: Keyring | None, *, allow_unsigned_metadata: boo
 
 
 class PayloadReader:
-    """Exact reads from a stream of pieces, gathered into windows so that small reads copy nothing."""
+    """Exact reads from a stream of pieces; what lies inside one piece is handed out without a copy."""
 
     def __init__(self, pieces: Iterator[memoryview], cancelled: threading.Event) -> None:
         self._pieces, self._cancelled = pieces, cancelled
         self._rest = memoryview(b"")
-        self._error: UpdateError | None = None  # what the source ended with
         self.taken = 0  # bytes
 
     def take(self, length: int) -> memoryview:
@@ -150,37 +147,29 @@ class PayloadReader:
             RemoteError: PAYLOAD_SIZE_MISMATCH when the payload ends before; what the source raises.
             UpdateError: CANCELLED.
         """
-        if length > len(self._rest):
-            self._gather(length)
-        taken, self._rest = self._rest[:length], self._rest[length:]
         self.taken += length
-        return taken
+        if length <= len(self._rest):
+            taken, self._rest = self._rest[:length], self._rest[length:]
+            return taken
+        return self._gather(length)
 
     def take_bytes(self, length: int) -> bytes:
         """Return the next `length` bytes as an object of their own."""
         return bytes(self.take(length))
 
-    def _gather(self, length: int) -> None:
-        """Fill the window; what came before an error can still be taken, and the error follows it."""
-        parts, have = [self._rest], len(self._rest)
-        while have < max(length, WINDOW) and self._error is None:
+    def _gather(self, length: int) -> memoryview:
+        """Return what is left and as much of the next pieces as makes up `length` bytes."""
+        parts, lacking = [self._rest], length - len(self._rest)
+        while lacking:
             check_cancelled(self._cancelled)
-            try:
-                piece = next(self._pieces, None)
-            except UpdateError as error:
-                self._error = error
-                break
+            piece = next(self._pieces, None)
             if not piece:
-                break
-            parts.append(piece)
-            have += len(piece)
-        old = len(self._rest)
-        self._rest = memoryview(b"".join(parts))
-        self.note(self._rest[old:])
-        if have < length:
-            raise self._error or _size_mismatch(
-                f"the payload ends after {self.taken + have} bytes, {length - have} are missing"
-            )
+                raise _size_mismatch(f"the payload ends after {self.taken - lacking} bytes, {lacking} are missing")
+            self.note(piece)
+            part, self._rest = piece[:lacking], piece[lacking:]
+            parts.append(part)
+            lacking -= len(part)
+        return memoryview(b"".join(parts))
 
     def note(self, arrived: memoryview) -> None:
         """Take in what has just arrived; a reader that hashes does so here."""

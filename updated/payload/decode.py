@@ -73,12 +73,7 @@ def _made(op: Operation, data: Buffer, source: Buffer) -> Buffer:
         return apply_patch(bytes(source), bytes(data), op.dst_length)
     if op.type is OpType.REPLACE:
         return data
-    decompressors: dict[OpType, Callable[[Operation, Buffer], bytes]] = {
-        OpType.REPLACE_BZ: _bz2,
-        OpType.REPLACE_XZ: _xz,
-        OpType.REPLACE_ZSTD: _zstd,
-    }
-    return decompressors[op.type](op, data)
+    return _DECOMPRESSORS[op.type](op, data)
 
 
 def _bz2(op: Operation, data: Buffer) -> bytes:
@@ -104,9 +99,9 @@ def _xz(op: Operation, data: Buffer) -> bytes:
 def _zstd(op: Operation, data: Buffer) -> bytes:
     # one frame with its size in the header, as release/ writes it; anything else is refused before it is unpacked
     try:
-        frame = zstandard.get_frame_parameters(data)
-        if frame.content_size != op.dst_length:
-            raise _malformed(op, f"its frame says {frame.content_size} bytes, not {op.dst_length}")
+        size = zstandard.frame_content_size(data)
+        if size != op.dst_length:
+            raise _malformed(op, f"its frame says {size} bytes, not {op.dst_length}")
         return _unzstd(data, op.dst_length)
     except zstandard.ZstdError as error:
         raise _malformed(op, str(error)) from error
@@ -120,6 +115,13 @@ def _unzstd(data: Buffer, size: int) -> bytes:
     made = context.decompress(data, max_output_size=size, allow_extra_data=False)
     _contexts.append(context)
     return made
+
+
+_DECOMPRESSORS: dict[OpType, Callable[[Operation, Buffer], bytes]] = {
+    OpType.REPLACE_BZ: _bz2,
+    OpType.REPLACE_XZ: _xz,
+    OpType.REPLACE_ZSTD: _zstd,
+}
 
 
 def _check_end(op: Operation, *, eof: bool, unused: bytes) -> None:

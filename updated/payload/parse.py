@@ -41,6 +41,7 @@ KERNEL_PROCEDURE, PCR_PROCEDURE = 0, 1
 BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 # a plain file name, which is also safe in a URL; 200 leaves room for what is put around it while it is written
 PACKAGE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_+~@=,-][A-Za-z0-9._+~@=,-]{0,199}")
+WITH_DATA, WITH_SOURCE = REPLACES | PATCHES, FROM_SOURCE | IN_PLACE
 HINT = "Ask whoever built the payload; `update-payload inspect` shows its parts."
 
 
@@ -164,20 +165,20 @@ def _image(info: pb.ImageInfo) -> Image | None:
 
 
 def _operation(raw: pb.InstallOperation, block_size: int) -> Operation:
-    kind = _kind(raw.type)
     src, dst = _extents(raw.src_extents), _extents(raw.dst_extents)
+    src_room, dst_room = blocks(src) * block_size, blocks(dst) * block_size
     operation = Operation(
-        type=kind,
+        type=_kind(raw.type),
         data_offset=raw.data_offset,
         data_length=raw.data_length,
         data_sha256=raw.data_sha256_hash,
         src_extents=src,
-        src_length=raw.src_length or blocks(src) * block_size,
+        src_length=raw.src_length or src_room,
         dst_extents=dst,
-        dst_length=raw.dst_length or blocks(dst) * block_size,
+        dst_length=raw.dst_length or dst_room,
         src_sha256=raw.src_sha256_hash,
     )
-    _check_operation(operation, block_size)
+    _check_operation(operation, src_room, dst_room)
     return operation
 
 
@@ -192,37 +193,30 @@ def _kind(number: int) -> OpType:
 
 
 def _extents(raw: Iterable[pb.Extent]) -> tuple[Extent, ...]:
-    return tuple(Extent(extent.start_block, extent.num_blocks) for extent in raw)
+    return tuple([Extent(extent.start_block, extent.num_blocks) for extent in raw])
 
 
-def _check_operation(op: Operation, block_size: int) -> None:
-    """Check one operation by itself: sizes, hashes, which fields its type goes with."""
-    name = op.type.name
+def _check_operation(op: Operation, src_room: int, dst_room: int) -> None:
+    """Check one operation by itself: sizes (its extents have room for so many bytes), hashes, fields of its type."""
     for extent in op.src_extents + op.dst_extents:
         if extent.num_blocks == 0:
-            raise _refused(ErrorCode.EXTENT_EMPTY, f"an extent of a {name} operation is empty")
+            raise _refused(ErrorCode.EXTENT_EMPTY, f"an extent of a {op.type.name} operation is empty")
     if not op.dst_extents:
-        raise _refused(ErrorCode.EXTENT_EMPTY, f"a {name} operation writes nowhere")
-    room = blocks(op.dst_extents) * block_size
-    if (
-        op.type not in ZEROES
-        and max(room, op.data_length, blocks(op.src_extents) * block_size) > LIMITS.operation_bytes
-    ):
-        raise _refused(ErrorCode.LIMIT_EXCEEDED, f"a {name} operation is over {LIMITS.operation_bytes} bytes")
-    if not 0 < op.dst_length <= room or op.src_length > blocks(op.src_extents) * block_size:
-        raise _refused(ErrorCode.MANIFEST_PARSE, f"a {name} operation's lengths don't fit its extents")
+        raise _refused(ErrorCode.EXTENT_EMPTY, f"a {op.type.name} operation writes nowhere")
+    if op.type not in ZEROES and max(dst_room, op.data_length, src_room) > LIMITS.operation_bytes:
+        raise _refused(ErrorCode.LIMIT_EXCEEDED, f"a {op.type.name} operation is over {LIMITS.operation_bytes} bytes")
+    if not 0 < op.dst_length <= dst_room or op.src_length > src_room:
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"a {op.type.name} operation's lengths don't fit its extents")
     if len(op.data_sha256) not in (0, SHA256_BYTES) or len(op.src_sha256) not in (0, SHA256_BYTES):
-        raise _refused(ErrorCode.MANIFEST_PARSE, f"a {name} operation has a hash that is no SHA-256")
+        raise _refused(ErrorCode.MANIFEST_PARSE, f"a {op.type.name} operation has a hash that is no SHA-256")
     if op.data_length and not op.data_sha256:
-        raise _refused(ErrorCode.OPERATION_HASH_MISSING, f"a {name} operation has data without a hash")
+        raise _refused(ErrorCode.OPERATION_HASH_MISSING, f"a {op.type.name} operation has data without a hash")
     _check_shape(op)
 
 
 def _check_shape(op: Operation) -> None:
     has_data, has_source = bool(op.data_length), bool(op.src_extents)
-    wants_data = op.type in REPLACES | PATCHES
-    wants_source = op.type in FROM_SOURCE or op.type in IN_PLACE
-    if has_data != wants_data or has_source != wants_source:
+    if has_data != (op.type in WITH_DATA) or has_source != (op.type in WITH_SOURCE):
         raise _refused(ErrorCode.MANIFEST_PARSE, f"a {op.type.name} operation lacks or has too much data or source")
     if op.type in (OpType.MOVE, OpType.SOURCE_COPY) and blocks(op.src_extents) != blocks(op.dst_extents):
         raise _refused(ErrorCode.MANIFEST_PARSE, f"a {op.type.name} operation copies to another size")

@@ -1,0 +1,103 @@
+"""The reader behind the writers: it never reads what is still to be written, and believes nothing but the medium."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.component.test_install import V1, Host, image, key_a
+from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.install import readback
+from updated.install.carry import Todo
+from updated.install.medium import Target
+from updated.install.readback import ReadBack, settled_ends
+from updated.payload.manifest import Extent, Operation, OpType
+
+BLOCK = 4096
+LEGACY = {"policy": {"allow_legacy_payloads": True}}
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host whose reader begins after 64 KiB."""
+    monkeypatch.setattr(readback, "PIECE", 16 * 1024)
+    monkeypatch.setattr(readback, "STRETCH", 64 * 1024)
+    old = image(tmp_path, "old")
+    return Host(tmp_path, old, old.stat().st_size)
+
+
+def put(host: Host) -> None:
+    """Install update_engine's own full payload."""
+    host.install(V1 / "full-signed-kernel.bin", key_a(), **LEGACY)
+
+
+def test_slot_is_read_back_while_it_is_written(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is final is read back, once, before the last write; the result is the image."""
+    stretches: list[tuple[int, int]] = []
+    honest = ReadBack._read
+
+    def read(self: ReadBack, begin: int, end: int) -> None:
+        stretches.append((begin, end))
+        honest(self, begin, end)
+
+    monkeypatch.setattr(ReadBack, "_read", read)
+    put(host)
+    new = image(host.folder, "new").read_bytes()
+    assert host.content("B", len(new)) == new
+    assert len(stretches) > 1
+    assert [begin for begin, _ in stretches] == [0, *(end for _, end in stretches[:-1])]
+    assert stretches[-1][1] == len(new)
+
+
+def test_medium_that_stores_something_else_is_found_early_or_late(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One write that is stored wrongly is found, wherever it is."""
+    honest = Target._write
+    spoilt: list[int] = []
+
+    def write(self: Target, fd: int, offset: int, view: memoryview) -> None:
+        wrong = bytes(view[:-1]) + bytes([view[-1] ^ 1]) if not spoilt else view
+        spoilt.append(offset)
+        honest(self, fd, offset, memoryview(wrong))
+
+    monkeypatch.setattr(Target, "_write", write)
+    monkeypatch.setattr(Target, "write_aligned", lambda self, offset, data: self.write(offset, data))
+    with pytest.raises(RefusedError) as caught:
+        put(host)
+    assert caught.value.code is ErrorCode.PARTITION_HASH_MISMATCH
+    assert len(spoilt) > 1
+
+
+def test_medium_that_cannot_be_read_is_reported(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while the reader follows ends the install, as the medium's."""
+
+    def fail(self: Target, offset: int, into: memoryview) -> Any:
+        raise LocalError(ErrorCode.READ_BACK, f"{self.name} can't be read at {offset}", hint="See `dmesg`.")
+
+    monkeypatch.setattr(Target, "read_back", fail)
+    with pytest.raises(LocalError) as caught:
+        put(host)
+    assert caught.value.code is ErrorCode.READ_BACK
+
+
+@given(
+    st.permutations(range(12)).flatmap(
+        lambda order: st.tuples(st.just(order), st.lists(st.booleans(), min_size=12, max_size=12))
+    )
+)
+def test_nothing_is_final_that_is_still_to_be_written(case: tuple[list[int], list[bool]]) -> None:
+    """However operations are ordered: all later ones write behind the end that is told, and one of them right there."""
+    order, elsewhere = case
+    todos = [
+        Todo(Operation(OpType.ZERO, 0, 0, b"", (), 0, (Extent(2 * at, 2),), 2 * BLOCK), "kernel" if away else "root")
+        for at, away in zip(order, elsewhere, strict=True)
+    ]
+    ends = settled_ends(todos, "root", BLOCK)
+    ours = [todo for todo in todos if todo.target == "root"]
+    assert len(ends) == len(ours) + 1
+    for done, end in enumerate(ends):
+        begins = [todo.op.dst_extents[0].start_block * BLOCK for todo in ours[done:]]
+        assert end == min(begins) if begins else end > 24 * BLOCK
