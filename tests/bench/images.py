@@ -30,7 +30,8 @@ PACKAGES = (
     "git", "python3", "tcpdump",
 )  # fmt: skip
 ARCHIVE_FORMAT = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(LABEL)"
-GENERATION = "1"  # part of the cache's key: what makes images differ must change it
+LEFT_OUT = ("./dev/*", "./boot/*")  # kernel and initrd are in the boot partition, where boot loaders look for them
+GENERATION = "2"  # part of the cache's key: what makes images differ must change it
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def pair(directory: Path) -> Pair:
         BenchError: a program or a mirror is missing, or the packages don't fit.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    wanted = hashlib.sha256(repr((GENERATION, PACKAGES, IMAGE_BYTES, SEEDS, EPOCH)).encode()).hexdigest()
+    wanted = hashlib.sha256(repr((GENERATION, PACKAGES, LEFT_OUT, IMAGE_BYTES, SEEDS, EPOCH)).encode()).hexdigest()
     note = directory / "images.json"
     old, new = directory / "release.img", directory / "point-release.img"
     known = json.loads(note.read_text()) if note.exists() else {}
@@ -104,7 +105,7 @@ def make_image(codename: str, lines: Sequence[str], image: Path) -> dict[str, st
         {"SOURCE_DATE_EPOCH": str(EPOCH)},
     )
     tree.mkdir()
-    run(["tar", "-C", str(tree), "--numeric-owner", "--exclude=./dev/*", "-xpf", str(tar)])
+    run(["tar", "-C", str(tree), "--numeric-owner", *(f"--exclude={path}" for path in LEFT_OUT), "-xpf", str(tar)])
     tar.unlink()
     status = (tree / "var/lib/dpkg/status").read_text()
     make_ext4(tree, part)

@@ -26,6 +26,10 @@ class Cost:
     cpu: float
     rss_mib: float
 
+    def __add__(self, then: Cost) -> Cost:
+        """Return what both cost, one after the other."""
+        return Cost(self.wall + then.wall, self.cpu + then.cpu, max(self.rss_mib, then.rss_mib))
+
     def __str__(self) -> str:
         return f"{self.wall:.2f} s, CPU {self.cpu:.2f} s, {self.rss_mib:.0f} MiB"
 

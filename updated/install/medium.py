@@ -99,7 +99,7 @@ class Target:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def read_back(self, offset: int, into: memoryview) -> None:
-        """Fill an aligned buffer from the medium itself; call `flush` and `drop_cache` before.
+        """Fill an aligned buffer from the medium itself; `flush` and `drop_cache` before, to prove what is there.
 
         Raises:
             LocalError: READ_BACK.

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
 from typing import Protocol
 
+from updated.install.medium import aligned_buffer
 from updated.install.operations import Readable
 from updated.payload.index import HASH_BYTES, Index, block_hash, chunk_digest
 from updated.payload.manifest import Operation, blocks
@@ -35,6 +37,10 @@ class Seed(Readable, Protocol):
         """Return how many bytes it has."""
         ...
 
+    def read_back(self, offset: int, into: memoryview) -> None:
+        """Fill an aligned buffer."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -51,6 +57,28 @@ class Run:
             LocalError: READ_BACK.
         """
         return bytes(self.length) if self.seed is None else self.seed.read(self.offset, self.length)
+
+
+def _read_ahead(seed: Seed) -> Iterator[bytes]:
+    """Yield a seed's bytes; while one piece is looked at, the next one is read.
+
+    Raises:
+        LocalError: READ_BACK.
+    """
+    buffer = aligned_buffer(PIECE)
+
+    def read(at: int) -> bytes:
+        into = buffer[: min(PIECE, seed.size - at)]
+        seed.read_back(at, into)  # past the page cache: nobody will want all of it again soon
+        return bytes(into)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+        coming = pool.submit(read, 0)
+        for following in range(PIECE, seed.size, PIECE):
+            data = coming.result()
+            coming = pool.submit(read, following)
+            yield data
+        yield coming.result()
 
 
 class Verdict(Enum):
@@ -113,18 +141,17 @@ class Finder:
         """Hash every block of a seed and note those that are wanted; `going_on` is called at each piece."""
         place = 1 + len(self._seeds)
         self._seeds.append(seed)
-        size = self._block_size
-        for at in range(0, seed.size - size + 1, PIECE):
+        size, places = self._block_size, self._places
+        for data in _read_ahead(seed):
             going_on()
-            data = seed.read(at, min(PIECE, seed.size - at))
             if data == ZERO_PIECE:  # a hole: zeros are wanted from nobody
                 place += SEEDS * (PIECE // size)
                 continue
             view = memoryview(data)
             for begin in range(0, len(view) - size + 1, size):
                 number = self._look_up(block_hash(view[begin : begin + size]))
-                if number and not self._places[number - 1]:
-                    self._places[number - 1] = place
+                if number and not places[number - 1]:
+                    places[number - 1] = place
                 place += SEEDS
 
     def _look_up(self, key: bytes) -> int:
