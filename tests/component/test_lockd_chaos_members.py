@@ -31,11 +31,11 @@ async def test_fleet_reboots_in_order_while_members_fail(cluster: Cluster, capsy
     for number in range(ROUNDS):
         dice = random.Random(number)
         made = Round(cluster.endpoints, f"round-{number}", dice, hosts=HOSTS, limit=dice.choice((1, 2, 3, 5)))
-        await asyncio.gather(made.run(PATIENCE_SECS), break_members(cluster, dice, BREAKS))
+        await asyncio.gather(break_members(cluster, made, dice, BREAKS), made.run(PATIENCE_SECS))
+        assert made.failures > 0, "etcd failed nobody: nothing was tried"
         assert made.problems == [], f"round {number}"
         assert len(made.done) == HOSTS
         failures += made.failures
         if (number + 1) % 25 == 0:
             with capsys.disabled():
-                print(f"\n{number + 1} rounds, {failures} requests that etcd failed")
-    assert failures > ROUNDS, "etcd hardly ever failed: nothing was tried"
+                print(f"\n{number + 1} rounds, {failures} requests that a member failed")

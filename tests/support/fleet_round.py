@@ -23,6 +23,24 @@ AGAIN_SECS = 0.05
 REQUEST_SECS = 0.5
 
 
+class Counted(httpx.AsyncHTTPTransport):
+    """Connections that count the requests which a broken member failed: refused, cut, unanswered, or with a 5xx."""
+
+    def __init__(self, note: Callable[[], None]) -> None:
+        super().__init__(verify=False)
+        self._note = note
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            response = await super().handle_async_request(request)
+        except httpx.TransportError:
+            self._note()
+            raise
+        if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+            self._note()
+        return response
+
+
 class Round:
     """Some hosts that all want to reboot, at most `limit` at once; `problems` is what was seen that mustn't be."""
 
@@ -33,7 +51,7 @@ class Round:
         self._down: set[str] = set()
         self.done: list[str] = []
         self.most = 0
-        self.failures = 0  # steps that etcd failed
+        self.failures = 0  # requests that a member failed
         self.problems: list[str] = []
 
     async def run(self, secs: float) -> None:
@@ -47,10 +65,18 @@ class Round:
     def _semaphore(self, name: str, boot: int) -> Semaphore:
         endpoints = list(self._endpoints)
         self._dice.shuffle(endpoints)
-        http = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(verify=False), trust_env=False)
+        http = httpx.AsyncClient(transport=Counted(self._note_failure), trust_env=False, timeout=REQUEST_SECS)
         client = EtcdClient(EtcdOptions(tuple(endpoints), request_timeout_secs=REQUEST_SECS), http)
         store = EtcdStore(client, prefix="/rounds", group=self._group, lease_ttl_secs=120)
         return Semaphore(store, MovingClock(), Identity(name, f"boot-{boot}"))
+
+    def _note_failure(self) -> None:
+        self.failures += 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether everybody has rebooted."""
+        return len(self.done) == len(self._names)
 
     async def _reboot(self, name: str) -> None:
         before = self._semaphore(name, 1)
@@ -73,7 +99,6 @@ class Round:
                     return
                 await self._wait(semaphore, standing)
             except LockdError:
-                self.failures += 1
                 await asyncio.sleep(AGAIN_SECS)
 
     async def _wait(self, semaphore: Semaphore, standing: Standing) -> None:
@@ -97,11 +122,18 @@ class Round:
             self.problems.append(f"{name} went before {ahead}")
 
 
-async def break_members(cluster: Cluster, dice: random.Random, times: int) -> None:
-    """Kill, pause and start members again; mostly one at a time, at times the majority."""
-    for _time in range(times):
-        for member in dice.sample(cluster.members, dice.choice((1, 1, 1, 2))):
+async def break_members(cluster: Cluster, made: Round, dice: random.Random, times: int) -> None:
+    """Kill, pause and start members again; mostly one at a time, at times the majority.
+
+    The first time it is the majority, and each time the members stay broken until a host has met it: on a fast machine
+    as on a slow one, a round is never over before anything failed.
+    """
+    for time in range(times):
+        failures = made.failures
+        for member in dice.sample(cluster.members, 2 if time == 0 else dice.choice((1, 1, 1, 2))):
             _break(member, dice)
+        while made.failures == failures and not made.is_over:
+            await asyncio.sleep(AGAIN_SECS)
         await asyncio.sleep(dice.uniform(*BROKEN_SECS))
         for member in cluster.members:
             if member.paused:
