@@ -20,7 +20,7 @@ from updated.payload.manifest import SPARSE_HOLE, Image
 
 PIECE = 2 * 1024 * 1024  # bytes read at once
 TELL_SECS = 0.2
-STRETCH = 64 * 1024 * 1024  # bytes for which a flush in between is worth it
+STRETCH = 32 * 1024 * 1024  # bytes for which a flush in between is worth it; about so much is left for the end
 
 
 def settled_ends(todos: Sequence[Todo], slot: str, block_size: int) -> list[int]:

@@ -41,6 +41,7 @@ KERNEL_PROCEDURE, PCR_PROCEDURE = 0, 1
 BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 # a plain file name, which is also safe in a URL; 200 leaves room for what is put around it while it is written
 PACKAGE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_+~@=,-][A-Za-z0-9._+~@=,-]{0,199}")
+KINDS = {kind.value: kind for kind in OpType}
 WITH_DATA, WITH_SOURCE = REPLACES | PATCHES, FROM_SOURCE | IN_PLACE
 HINT = "Ask whoever built the payload; `update-payload inspect` shows its parts."
 
@@ -183,10 +184,9 @@ def _operation(raw: pb.InstallOperation, block_size: int) -> Operation:
 
 
 def _kind(number: int) -> OpType:
-    try:
-        kind = OpType(number)
-    except ValueError:
-        raise _refused(ErrorCode.OPERATION_UNSUPPORTED, f"operation type {number} is not known") from None
+    kind = KINDS.get(number)  # a look-up, for an enum's constructor is slow, and there are ten thousands of them
+    if kind is None:
+        raise _refused(ErrorCode.OPERATION_UNSUPPORTED, f"operation type {number} is not known")
     if kind not in SUPPORTED:
         raise _refused(ErrorCode.OPERATION_UNSUPPORTED, f"the operation {kind.name} is not supported")
     return kind
