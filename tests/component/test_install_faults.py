@@ -30,11 +30,11 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Releases:
     return Releases(tmp_path_factory.mktemp("releases"))
 
 
-@pytest.fixture
-def replay(releases: Releases) -> Iterator[Replay]:
+@pytest.fixture(params=["full"])
+def replay(releases: Releases, request: pytest.FixtureRequest) -> Iterator[Replay]:
     """A host that is to take a full payload with a kernel, whose index isn't to be had: with checkpoints."""
     with quick_folder("faults") as folder:
-        yield Replay(folder, releases, "full")
+        yield Replay(folder, releases, request.param)
 
 
 class Run:
@@ -63,7 +63,7 @@ class Run:
 
     def spoilt(self) -> list[str]:
         """Return what is different from before though the install didn't succeed."""
-        faults = Judge(self.host.releases, "full").faults(self.host.look())
+        faults = Judge(self.host.releases, self.replay.kind).faults(self.host.look())
         if self.injector.kind == "other bytes":  # nobody can know what such a medium holds before it is read back
             faults = [fault for fault in faults if "checkpoint" not in fault]
         slots = {slot.label: slot for slot in valid_copies(self.host.disk.read_bytes())[0].slots()}
@@ -88,7 +88,11 @@ class Run:
         return self.replay.arrived(booted)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("replay", "kind"),
+    [*(("full", kind) for kind in KINDS), *(("full-v1", kind) for kind in KINDS[:3])],
+    indirect=["replay"],
+)
 def test_a_fault_at_every_change(replay: Replay, kind: Kind, record_property) -> None:
     """Wherever it strikes: the pinned code, an intact slot to boot, the running one as it was, a good retry."""
     number, struck, reported = 0, 0, set[str]()
@@ -106,7 +110,12 @@ def test_a_fault_at_every_change(replay: Replay, kind: Kind, record_property) ->
         assert run.retry() == [], run.injector.hit
         reported |= {run.error.name} if run.error else set()
     note(
-        record_property, f"faults, {kind}", struck=struck, spoilt=0, healed_by_a_retry=struck, reported=sorted(reported)
+        record_property,
+        f"faults, {kind}" + (", version 1" if replay.kind == "full-v1" else ""),
+        struck=struck,
+        spoilt=0,
+        healed_by_a_retry=struck,
+        reported=sorted(reported),
     )
     assert struck >= 10
 

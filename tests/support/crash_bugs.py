@@ -19,6 +19,7 @@ from updated.agent.context import Context
 from updated.common import durable
 from updated.install.checkpoint import Checkpoint, Journal
 from updated.install.files import FileTarget
+from updated.install.kept import Keeper
 from updated.install.medium import Target
 from updated.install.readback import ReadBack
 from updated.slots.boot.gptprio import GptPrio
@@ -168,6 +169,15 @@ def checkpoint_ahead_of_the_work(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Journal, "write", boast)
 
 
+def kept_bytes_not_flushed(patch: pytest.MonkeyPatch) -> None:
+    def hasty(self: Keeper) -> None:
+        if self._journal is not None and self.kept != self._saved:
+            self._saved = self.kept
+            self._write_checkpoint(self._journal, self.kept)
+
+    patch.setattr(Keeper, "_save", hasty)
+
+
 def no_read_back(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ReadBack, "finish", lambda self, _meter: self._target.flush())
 
@@ -250,6 +260,7 @@ BUGS: dict[str, Bug] = {
     "the state's directory is not flushed": Bug(directory_not_flushed, REMEMBERED),
     "the checkpoint comes before the flush": Bug(checkpoint_before_the_flush, NOT_THERE, "delta"),
     "the checkpoint is ahead of the work": Bug(checkpoint_ahead_of_the_work, NOT_THERE, "delta"),
+    "the kept bytes are not flushed": Bug(kept_bytes_not_flushed, "claims bytes that weren't kept", "full-v1"),
     "a bad medium is not read back": Bug(no_read_back, TORN, fault=bad_medium),
     "the kernel is in place before the un-marking": Bug(
         kernel_before_the_unmark, "with the kernel of 1.1.0", "full-v1"

@@ -30,6 +30,7 @@ class Judge:
         manifest = believe(raw[:start], None, allow_unsigned_metadata=True).manifest
         self._writes: list[Blocks] = [op.dst_extents for op in manifest.partitions[0].operations]
         self._block_size = manifest.block_size
+        self._data = raw[start:]
 
     def faults(self, image: Image) -> list[str]:
         """Return what is wrong."""
@@ -94,12 +95,15 @@ class Judge:
 
     def _checkpoint_faults(self, image: Image, slot: Choice) -> Iterator[str]:
         try:
-            count = json.loads(image.get("state/install/checkpoint.json", b"{}")).get("operations", 0)
+            checkpoint = json.loads(image.get("state/install/checkpoint.json", b"{}"))
         except ValueError:
             yield "the checkpoint is torn"
             return
+        kept = checkpoint.get("kept", 0)
+        if image.get("state/install/payload", b"")[:kept] != self._data[:kept]:
+            yield "the checkpoint claims bytes that weren't kept"
         size, new = self._block_size, self._images[NEW]
-        for extent in (extent for extents in self._writes[:count] for extent in extents):
+        for extent in (extent for extents in self._writes[: checkpoint.get("operations", 0)] for extent in extents):
             begin, end = extent.start_block * size, (extent.start_block + extent.num_blocks) * size
             if image["disk.img"][slot.offset + begin : slot.offset + end] != new[begin:end]:
                 yield "the checkpoint claims what isn't on the medium"

@@ -10,9 +10,10 @@ from tests.support.crash_host import SLOT_BYTES
 from tests.support.crash_seam import Killed, Op, Tree
 from tests.support.disks import EDGE, SMALL_PARTITION
 from updated.errors import ErrorCode
+from updated.install.checkpoint import PAYLOAD
 
 Kind = Literal["kill", "EIO", "ENOSPC", "short write", "other bytes"]
-Place = Literal["slot", "table", "kernel", "state"]
+Place = Literal["slot", "table", "kernel", "state", "kept"]  # kept: a payload's bytes, without which it goes on
 SLOTS = range(EDGE + SMALL_PARTITION, EDGE + SMALL_PARTITION + 2 * SLOT_BYTES)  # bytes of the disk
 CODES: dict[tuple[Kind, Place], ErrorCode] = {
     ("EIO", "slot"): ErrorCode.DOWNLOAD_WRITE,
@@ -37,7 +38,7 @@ class Injector:
         self.hit: Op | None = None
         self.place: Place | None = None
         self._disk = self._boot = -1
-        self._kernels, self._slots = set[int](), set[int]()
+        self._kernels, self._slots, self._kept = set[int](), set[int](), set[int]()
 
     def know(self, start: Tree) -> None:
         """Take in which nodes are what."""
@@ -67,15 +68,19 @@ class Injector:
         if self.kind == "short write":
             return op.kind == "write"
         padding = not any(op.data)  # behind a kernel's end: it is cut off again
-        return self.kind != "other bytes" or (op.kind == "write" and place != "state" and not padding)
+        return self.kind != "other bytes" or (op.kind == "write" and place not in ("state", "kept") and not padding)
 
     def _place(self, op: Op) -> Place:
         if op.kind == "write" and op.node == self._disk and op.offset in SLOTS:
             self._slots.add(op.device)
         if op.kind == "create" and op.node == self._boot:
             self._kernels.add(op.child)
+        if op.kind == "create" and op.name == PAYLOAD:
+            self._kept.add(op.child)
         if op.node == self._disk:
             return "slot" if op.device in self._slots else "table"
+        if op.node in self._kept or op.child in self._kept:
+            return "kept"
         return "kernel" if op.node in self._kernels else "state"
 
     @property

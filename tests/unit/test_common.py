@@ -75,6 +75,15 @@ def test_write_atomic_that_fails_keeps_the_old_content(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_a_cut_left_beside_a_file_goes_with_the_next_write(tmp_path: Path) -> None:
+    """Unfinished files of processes that are gone don't pile up; a living writer's and others' files stay."""
+    gone, alive, other = (tmp_path / f".{name}.tmp" for name in ("file.4194305", "file.1", "other.4194305"))
+    for left in (gone, alive, other):
+        left.write_bytes(b"half")
+    durable.write_atomic(tmp_path / "file", b"data")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["file", alive.name, other.name])
+
+
 def test_read_bounded_refuses_what_is_longer(tmp_path: Path) -> None:
     """A file over the limit is an error, not a cut value."""
     (tmp_path / "file").write_bytes(b"12345")

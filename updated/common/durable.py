@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
@@ -9,9 +10,12 @@ from pathlib import Path
 def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Replace `path` with `data` so that a cut leaves the old or the new content, never a mixture.
 
+    What a cut left beside it is removed with the next replacement.
+
     Raises:
         OSError: the file system refused; the old content is still there.
     """
+    _sweep(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
@@ -25,6 +29,14 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes that are gone left unfinished."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        number = left.name.rsplit(".", 2)[1]
+        if number.isdecimal() and not Path("/proc", number).exists():
+            left.unlink(missing_ok=True)
 
 
 def give_to_directory_owner(fd: int, directory: Path) -> None:

@@ -42,13 +42,21 @@ class Meter:
     def __init__(self, phase: Phase, total: int, observe: Callable[[Progress], None]) -> None:
         self._phase, self._total, self._observe = phase, total, observe
         self._told = 0
+        self._here = 0
         self.done = self.reused = 0
         observe(Progress(phase, 0, total))
 
     def add(self, count: int) -> None:
         """Count bytes that were fetched or read."""
-        self.done += count
+        here = min(count, self._here)
+        self._here -= here
+        self.reused += here
+        self.done += count - here
         self._tell_now_and_then()
+
+    def expect_here(self, count: int) -> None:
+        """Take in that of the bytes which come next so many are on this host, and need not be fetched."""
+        self._here = count
 
     def reuse(self, count: int) -> None:
         """Count bytes that need not be fetched; negative: they have to be after all."""

@@ -1,9 +1,10 @@
 """Remembers an install that is under way, so that it goes on after a restart without fetching anything twice.
 
-A folder of the state directory has the release's metadata, its index and a checkpoint: which slot, and how many of its
-operations are durably there. The checkpoint is written only after the flush of what it claims. Nothing in it is
-trusted: the metadata are verified again, what is in place is hashed again where an index tells how, and the read-back
-of the whole partition judges all of it.
+A folder of the state directory has the release's metadata, its index, the bytes of a payload that can be trusted only
+as a whole (`kept.py`), and a checkpoint: which slot, how many of its operations and how many of those bytes are durably
+there. The checkpoint is written only after the flush of what it claims. Nothing in it is trusted: the metadata are
+verified again, what is in place is hashed again where an index tells how, and the read-back of the whole partition
+judges all of it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from updated.common.durable import read_bounded, remove_durably, write_atomic
+from updated.common.durable import read_bounded, remove_durably, sync_directory, write_atomic
 from updated.errors import ErrorCode, LocalError
 from updated.payload.framing import HEADER_BYTES
 from updated.payload.limits import LIMITS
 
-CHECKPOINT, METADATA, INDEX = "checkpoint.json", "metadata", "index"
+CHECKPOINT, METADATA, INDEX, PAYLOAD = "checkpoint.json", "metadata", "index", "payload"
 CHECKPOINT_LIMIT = 4096  # bytes
 CHECKPOINT_BYTES = 64 * 1024 * 1024  # of data and content: a second or two of work is what a cut costs
 METADATA_LIMIT = HEADER_BYTES + LIMITS.manifest_bytes + LIMITS.signature_bytes
@@ -32,6 +33,7 @@ class Checkpoint:
     metadata: str  # SHA-256 of the metadata, hexadecimal
     partuuid: str  # of the slot that is written
     operations: int = 0  # of the slot's partition that are durable, and all before them
+    kept: int = 0  # bytes of the payload, from its first data, that are durable in the folder
 
     def is_of(self, other: Checkpoint) -> bool:
         """Tell whether both are of the same release in the same slot."""
@@ -80,8 +82,9 @@ class Journal:
         except (ValueError, TypeError):
             return None
         texts = () if found is None else (found.release, found.metadata, found.partuuid)
-        fits = found is not None and all(isinstance(text, str) for text in texts) and isinstance(found.operations, int)
-        return found if fits and found is not None and found.operations >= 0 else None
+        counts = () if found is None else (found.operations, found.kept)
+        fits = all(isinstance(text, str) for text in texts) and all(isinstance(count, int) for count in counts)
+        return found if fits and all(count >= 0 for count in counts) else None
 
     def begin(self, checkpoint: Checkpoint, metadata: bytes, index: bytes | None) -> None:
         """Forget the last install and remember this one.
@@ -91,7 +94,9 @@ class Journal:
         """
         self.clear()
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            if not self._folder.exists():
+                self._folder.mkdir(mode=0o700)
+                sync_directory(self._folder.parent)
             write_atomic(self._folder / METADATA, metadata)
             if index is not None:
                 write_atomic(self._folder / INDEX, index)
@@ -117,9 +122,36 @@ class Journal:
             LocalError: STATE.
         """
         try:
-            for name in (CHECKPOINT, METADATA, INDEX):
+            for name in (CHECKPOINT, METADATA, INDEX, PAYLOAD):
                 if self._folder.exists():
                     remove_durably(self._folder / name)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    @property
+    def payload(self) -> Path:
+        """Return where a payload's bytes are kept."""
+        return self._folder / PAYLOAD
+
+    def sync(self) -> None:
+        """Make the names in the folder durable.
+
+        Raises:
+            LocalError: STATE.
+        """
+        try:
+            sync_directory(self._folder)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def drop_payload(self) -> None:
+        """Remove the bytes that were kept; no checkpoint may claim any.
+
+        Raises:
+            LocalError: STATE.
+        """
+        try:
+            remove_durably(self.payload)
         except OSError as error:
             raise self._failed(error) from error
 

@@ -26,11 +26,11 @@ from updated.install.checkpoint import Journal
 from updated.install.crew import Crew
 from updated.install.fetch import Source
 from updated.install.files import FileTarget
+from updated.install.kept import Keeper
 from updated.install.packages import PackagePlan, fetch_packages, select_packages
 from updated.install.plan import Plan
 from updated.install.planner import Planner, Work
 from updated.install.preflight import check_source, copy_slot, image_of, open_files, slot_partition
-from updated.install.ranges import Span
 from updated.install.readback import ReadBack, settled_ends
 from updated.install.stream import PayloadReader, WholeReader, believe
 from updated.install.target import open_running, open_target
@@ -41,7 +41,13 @@ from updated.slots.layout import HostPaths, Slot
 
 __all__ = ["InstallRequest", "Installed", "Progress", "install"]
 
-UNTRUE = (ErrorCode.PARTITION_HASH_MISMATCH, ErrorCode.OPERATION_HASH_MISMATCH)  # what wrong leftovers come out as
+UNTRUE = (  # what wrong leftovers come out as
+    ErrorCode.PARTITION_HASH_MISMATCH,
+    ErrorCode.OPERATION_HASH_MISMATCH,
+    ErrorCode.PAYLOAD_HASH_MISMATCH,
+    ErrorCode.SIGNATURE_MISMATCH,
+    ErrorCode.SIGNATURE_MISSING,
+)
 
 log = get_logger("install")
 
@@ -167,12 +173,13 @@ class _Install:
                 metadata, root, target, running, slot.partuuid, Meter("downloading", total, self._means.observe)
             )
             plan = self._planner.plan(work)
+            keeper = stack.enter_context(self._planner.keeper(work))
             files = open_files(manifest, request.file_targets, stack)
             boot.unmark(slot)
             if manifest.in_place and root.old is not None:
                 copy_slot(running, target, root.old.size)
             read_back = stack.enter_context(ReadBack(target, image))
-            key = self._carry_out(work, plan, files, read_back)
+            key = self._carry_out(work, plan, files, read_back, keeper)
             fetched = fetch_packages(
                 packages, request.packages, request.keyring, cancelled=self._means.cancelled, observe=work.meter.add
             )
@@ -186,7 +193,9 @@ class _Install:
         version = manifest.identity.version if manifest.identity else request.offer_version
         return Installed(manifest.identity, version, slot, image.sha256, work.meter.done, work.meter.reused, key)
 
-    def _carry_out(self, work: Work, plan: Plan, files: Mapping[str, FileTarget], read_back: ReadBack) -> str:
+    def _carry_out(
+        self, work: Work, plan: Plan, files: Mapping[str, FileTarget], read_back: ReadBack, keeper: Keeper
+    ) -> str:
         """Fetch, check, decode and write everything; return the name of the key that signed it."""
         metadata, meter, source, cancelled = work.metadata, work.meter, self._means.source, self._means.cancelled
         meter.add(metadata.data_start)
@@ -194,8 +203,8 @@ class _Install:
         with Crew(work.target, one_by_one=work.manifest.in_place) as crew:
             carrier = Carrier(work.manifest, work.root.name, crew, files, work.running, work.target, plan.finder)
             if plan.whole:
-                rest = source.read([Span(metadata.data_start)])
-                reader = WholeReader(rest, cancelled, metadata, self._request.offer_sha256)
+                meter.expect_here(keeper.kept)
+                reader = WholeReader(keeper.read(source), cancelled, metadata, self._request.offer_sha256)
                 save = self._planner.saver(work, crew, 0)
                 carrier.carry(plan.todos, reader, meter, _follower(carrier, plan.todos, read_back, save))
                 key = reader.check_end(self._request.keyring)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from updated.common.log import get_logger
@@ -14,6 +13,7 @@ from updated.install.carry import Meter
 from updated.install.checkpoint import Checkpoint, Journal
 from updated.install.crew import Crew
 from updated.install.fetch import Source
+from updated.install.kept import Keeper
 from updated.install.medium import Target
 from updated.install.packages import PackagePlan
 from updated.install.plan import Plan, plan_rest, plan_reuse, plan_whole
@@ -99,6 +99,26 @@ class Planner:
         self.leaned = self.leaned or plan is not None
         return plan or plan_whole(work.manifest)
 
+    def keeper(self, work: Work) -> Keeper:
+        """Return what keeps a payload whose metadata aren't signed; of any other, operations are kept in the slot.
+
+        Raises:
+            LocalError: STATE.
+        """
+        metadata, journal = work.metadata, self._journal
+        begin, end = metadata.data_start, metadata.payload_size
+        at = self._checkpoint(work)
+        if journal is None or metadata.key is not None or not self._thrifty:
+            return Keeper(None, at, begin, end)
+        found = journal.read()
+        if found is None or not found.is_of(at):
+            journal.begin(at, metadata.raw, None)
+        else:
+            at = replace(at, kept=found.kept)
+        keeper = Keeper(journal, at, begin, end)
+        self.leaned = self.leaned or keeper.kept > 0
+        return keeper
+
     def saver(self, work: Work, crew: Crew, settled: int) -> Callable[[bool], None]:
         """Return what writes a checkpoint now and then, after a flush; with an index there is no need for any."""
         if self._journal is None or work.metadata.key is None or self._indexed:
@@ -161,5 +181,5 @@ class _Saver:
             return
         self._saved_bytes, settled = self._crew.settled_bytes, self._crew.settled
         self._target.flush()  # before the checkpoint: it claims nothing that isn't durable
-        self._at = dataclasses.replace(self._at, operations=self._first + settled)
+        self._at = replace(self._at, operations=self._first + settled)
         self._journal.write(self._at)
