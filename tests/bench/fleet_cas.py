@@ -46,11 +46,9 @@ async def run_cas(endpoint: str, load: Load, dice: random.Random) -> Tally:
 
 async def _reboot(client: EtcdClient, name: str, place: int, load: Load, tally: Tally) -> None:
     await asyncio.sleep(place * SPREAD_SECS)
-    tally.numbers[name] = place
+    tally.join(name, place)
     await _patiently(client, lambda document: _hold(document, name))
-    mine = tally.numbers.pop(name)
-    tally.inversions += sum(number < mine for number in tally.numbers.values()) >= load.limit
-    tally.granted += 1
+    tally.go(name, load.limit)
     await asyncio.sleep(load.down_secs)
     await _patiently(client, lambda document: document["holders"].remove(name))
 

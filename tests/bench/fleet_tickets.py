@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import contextlib
 import random
+import ssl
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +16,7 @@ import httpx
 from lockd import etcd_codec as codec
 from lockd.errors import LockdError
 from lockd.etcd import EtcdClient, EtcdOptions
-from lockd.semaphore import NOTHING_SEEN, Identity, Semaphore
+from lockd.semaphore import NOTHING_SEEN, Identity, Semaphore, Standing
 from lockd.store import EtcdStore
 from lockd.tickets import Group
 from tests.support.moving_clock import MovingClock
@@ -23,6 +26,7 @@ WATCH_SECS = 60.0
 SPREAD_SECS = 0.01  # for each host: 1,000 come to want it within 10 s
 AGAIN_SECS = 1.0  # after a fault
 PATIENCE_SECS = 600.0  # with one request: everybody shares one process and one etcd
+TTL_SECS = 600
 BOOT = "00000000-0000-4000-8000-000000000001"
 
 
@@ -46,6 +50,30 @@ class Tally:
     inversions: int = 0
     faults: int = 0  # requests that etcd failed: it was too busy
     numbers: dict[str, int] = field(default_factory=dict)  # of those who wait: their place in the queue
+    order: list[int] = field(default_factory=list)  # the same places, sorted
+
+    def join(self, name: str, number: int) -> None:
+        """Note that a host waits at this place."""
+        if self.numbers.get(name) != number:
+            self._leave(name)
+            self.numbers[name] = number
+            bisect.insort(self.order, number)
+
+    def go(self, name: str, limit: int) -> None:
+        """Count a host that goes down, and whether it goes out of turn: with `limit` or more ahead of it."""
+        self.inversions += self._leave(name) >= limit
+        self.granted += 1
+
+    def _leave(self, name: str) -> int:
+        """Forget a host, if it is there; return how many were ahead of it."""
+        if name not in self.numbers:
+            return 0
+        ahead = bisect.bisect_left(self.order, self.numbers.pop(name))
+        del self.order[ahead]
+        return ahead
+
+
+PLAIN = ssl.create_default_context()  # one for all, for making it takes longer than a request
 
 
 class CountingClient(EtcdClient):
@@ -78,25 +106,23 @@ async def run_tickets(endpoint: str, load: Load, dice: random.Random) -> Tally:
 
 
 def connect(endpoint: str) -> CountingClient:
-    transport = httpx.AsyncHTTPTransport(verify=False)
+    sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # else httpcore looks for it at each request
+    transport = httpx.AsyncHTTPTransport(verify=PLAIN)
     http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=PATIENCE_SECS)
     return CountingClient(EtcdOptions((endpoint,), request_timeout_secs=PATIENCE_SECS), http)
 
 
 def _semaphore(client: EtcdClient, name: str) -> Semaphore:
-    store = EtcdStore(client, prefix="/fleet", group="web", lease_ttl_secs=600)
+    store = EtcdStore(client, prefix="/fleet", group="web", lease_ttl_secs=TTL_SECS)
     return Semaphore(store, MovingClock(), Identity(name, BOOT, f"host-{name[-5:]}.example.org"))
 
 
 async def _reboot(host: Semaphore, load: Load, tally: Tally, fraction: float) -> None:
-    name = host.identity.machine_id
     await asyncio.sleep(fraction * load.waiters * SPREAD_SECS)
     seen: Group | None = NOTHING_SEEN  # as a daemon does that has no ticket
     while not await _approach(host, seen, tally):
         seen = None
-    mine = tally.numbers.pop(name)
-    tally.inversions += sum(number < mine for number in tally.numbers.values()) >= load.limit
-    tally.granted += 1
+    tally.go(host.identity.machine_id, load.limit)
     await asyncio.sleep(load.down_secs)
     while not await _give_back(host, tally):
         await asyncio.sleep(AGAIN_SECS)
@@ -106,14 +132,22 @@ async def _approach(host: Semaphore, seen: Group | None, tally: Tally) -> bool:
     """Take the steps that are possible now, and wait for the next one; True when this host goes down."""
     try:
         standing = await host.acquire("4230.2.1", "4230.2.2", seen=seen)
-        tally.numbers[host.identity.machine_id] = standing.ticket.create_revision
+        tally.join(host.identity.machine_id, standing.ticket.create_revision)
         if await host.commit(standing, "4230.2.1", "4230.2.2"):
             return True
-        await host.store.wait_turn(standing.group, standing.ticket, WATCH_SECS)
+        await _wait_turn(host, standing)
     except LockdError:
         tally.faults += 1
         await asyncio.sleep(AGAIN_SECS)
     return False
+
+
+async def _wait_turn(host: Semaphore, standing: Standing) -> None:
+    """Wait for something to change; renew the lease if it took the whole time."""
+    end = asyncio.get_running_loop().time() + WATCH_SECS
+    await host.store.wait_turn(standing.group, standing.ticket, WATCH_SECS)
+    if asyncio.get_running_loop().time() >= end:
+        await host.store.keep(standing.ticket)
 
 
 async def _give_back(host: Semaphore, tally: Tally) -> bool:
