@@ -6,8 +6,6 @@ import asyncio
 import bisect
 import contextlib
 import random
-import ssl
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +18,7 @@ from lockd.semaphore import NOTHING_SEEN, Identity, Semaphore, Standing
 from lockd.store import EtcdStore
 from lockd.tickets import Group
 from tests.support.moving_clock import MovingClock
+from tests.support.quick_http import QuickTransport
 
 DOWN_SECS = 1.2  # 60 s, 1:50
 WATCH_SECS = 60.0
@@ -73,9 +72,6 @@ class Tally:
         return ahead
 
 
-PLAIN = ssl.create_default_context()  # one for all, for making it takes longer than a request
-
-
 class CountingClient(EtcdClient):
     """Counts transactions whose comparison failed."""
 
@@ -106,9 +102,7 @@ async def run_tickets(endpoint: str, load: Load, dice: random.Random) -> Tally:
 
 
 def connect(endpoint: str) -> CountingClient:
-    sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # else httpcore looks for it at each request
-    transport = httpx.AsyncHTTPTransport(verify=PLAIN)
-    http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=PATIENCE_SECS)
+    http = httpx.AsyncClient(transport=QuickTransport(), trust_env=False, timeout=PATIENCE_SECS)
     return CountingClient(EtcdOptions((endpoint,), request_timeout_secs=PATIENCE_SECS), http)
 
 

@@ -15,6 +15,7 @@ from lockd.semaphore import Identity, Semaphore, Standing
 from lockd.store import EtcdStore
 from tests.support.etcd_cluster import Cluster, Member
 from tests.support.moving_clock import MovingClock
+from tests.support.quick_http import QuickTransport
 
 T = TypeVar("T")
 DOWN_SECS = (0.01, 0.08)  # a reboot
@@ -23,11 +24,11 @@ AGAIN_SECS = 0.05
 REQUEST_SECS = 0.5
 
 
-class Counted(httpx.AsyncHTTPTransport):
+class Counted(QuickTransport):
     """Connections that count the requests which a broken member failed: refused, cut, unanswered, or with a 5xx."""
 
     def __init__(self, note: Callable[[], None]) -> None:
-        super().__init__(verify=False)
+        super().__init__()
         self._note = note
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

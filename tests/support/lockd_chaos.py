@@ -19,15 +19,16 @@ from lockd.semaphore import Identity, Semaphore, Standing
 from lockd.store import EtcdStore
 from lockd.tickets import Group, Phase
 from tests.support.moving_clock import MovingClock
+from tests.support.quick_http import QuickTransport
 
 FATES = ("arrives",) * 12 + ("answer lost", "request lost", "sent twice", "delayed", "delayed and sent twice")
 
 
-class CountingTransport(httpx.AsyncHTTPTransport):
+class CountingTransport(QuickTransport):
     """Sends each request; `writes` counts those that may change something."""
 
     def __init__(self) -> None:
-        super().__init__(verify=False)
+        super().__init__()
         self.writes = 0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
