@@ -48,6 +48,31 @@ def test_start_that_the_clocks_skip_is_left_out_as_systemd_does() -> None:
     assert opening.start == at("2026-03-30T02:30:00+02:00")
 
 
+def starts(text: str, zone: str, after: str, count: int) -> list[datetime]:
+    window = Window(time(0), 1, ZoneInfo(zone), calendar=parse(text))
+    return [opening.start for opening in next_openings([window], at(after), count)]
+
+
+def test_step_begins_anew_in_each_hour_at_midnight_too() -> None:
+    """`0/7` is 0, 7, ... 56 of every hour: systemd 252 leaves 00:00 out after a step past the end of the day's last."""
+    found = starts("*:0/7", "UTC", "2026-03-07T23:50:00Z", 3)
+    assert found == [at(f"2026-03-{moment}:00Z") for moment in ("07T23:56", "08T00:00", "08T00:07")]
+
+
+def test_half_an_hour_that_comes_twice_opens_in_its_first_pass_only() -> None:
+    """On Lord Howe 01:30 to 02:00 comes twice on 5 April 2026, at 14:30 and at 15:00 UTC, wherever one looks from."""
+    found = starts("*:0/15", "Australia/Lord_Howe", "2026-04-04T14:29:00Z", 3)
+    assert found == [at(f"2026-04-04T{moment}:00Z") for moment in ("14:30", "14:45", "15:30")]
+    # in the second pass systemd, asked at that moment, elapses again at 15:15
+    assert starts("*:45", "Australia/Lord_Howe", "2026-04-04T15:04:00Z", 1) == [at("2026-04-04T16:15:00Z")]
+
+
+def test_half_an_hour_that_is_skipped_opens_nothing() -> None:
+    """On Lord Howe 02:00 to 02:30 doesn't come on 4 October 2026: a calendar leaves it out, and goes on at 02:30."""
+    found = starts("2:0/15", "Australia/Lord_Howe", "2026-10-03T15:00:00Z", 3)
+    assert found == [at(f"2026-10-0{moment}:00Z") for moment in ("3T15:30", "3T15:45", "4T15:00")]
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "Mon..", "Fri..Mon", "24:00", "12:60", "*-13-01", "*-*-32", "*-*~29", "*/5:00", "12:00:05.5", "@1", "Mon 3",
