@@ -23,6 +23,7 @@ from lockd.local_settings import AlertSettings, HookSettings, SessionSettings, c
 from lockd.oncalendar import parse
 from lockd.tickets import NAME
 from lockd.update_conf import KEYS, translate
+from lockd.urls import check_http_url
 from lockd.windows import Blackout, Window, check_duration, parse_blackout, parse_start, parse_weekday
 from updated.common.durable import read_bounded
 from updated.common.schema import fill
@@ -236,8 +237,7 @@ def check_etcd(etcd: EtcdSettings) -> None:
     if not etcd.endpoints:
         raise _bad("strategy etcd needs etcd.endpoints, such as https://10.0.0.1:2379")
     for endpoint in etcd.endpoints:
-        if not re.fullmatch(r"https?://[^/?#\s]+", endpoint):
-            raise _bad(f"etcd.endpoints: {endpoint!r} isn't http:// or https:// with a host and a port, and no path")
+        _check_endpoint(endpoint)
     if not PREFIX.fullmatch(etcd.prefix):
         raise _bad(f"etcd.prefix must begin with / and not end with it, not {etcd.prefix!r}")
     if etcd.lease_ttl_secs < 10 or etcd.request_timeout_secs <= 0:  # noqa: PLR2004 - room for a few lost renewals
@@ -246,6 +246,15 @@ def check_etcd(etcd: EtcdSettings) -> None:
         raise _bad(f"etcd.known_days must be from 1 to 3650, not {etcd.known_days}")
     if bool(etcd.cert_file) != bool(etcd.key_file):
         raise _bad("etcd.cert_file and etcd.key_file go together; ca_file goes alone")
+
+
+def _check_endpoint(endpoint: str) -> None:
+    try:
+        path = check_http_url(endpoint).path
+    except ValueError as error:
+        raise _bad(f"etcd.endpoints: {endpoint!r} can't be one, such as https://10.0.0.1:2379: {error}") from error
+    if path:
+        raise _bad(f"etcd.endpoints: {endpoint!r} must end with its host and port: no path")
 
 
 def _check_fleetlock(settings: Settings) -> None:

@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from lockd.urls import check_http_url
+
 HEADER = "fleet-lock-protocol"
 PRE_REBOOT = "v1/pre-reboot"
 STEADY_STATE = "v1/steady-state"
@@ -23,7 +25,6 @@ ANSWER_LIMIT = 64 * 1024  # bytes
 TEXT_LIMIT = 300  # characters of a refusal that are shown
 GROUP = re.compile(r"[a-zA-Z0-9.-]{1,64}")  # the protocol's letters; the length is ours
 ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # the protocol says "not empty"; the letters and the length are a ticket's
-BASE_URL = re.compile(r"https?://[^/?#\s]+(/[^?#\s]*)?")
 MACHINE_ID = re.compile(r"[0-9a-f]{32}")
 ZINCATI = bytes.fromhex("de35106b6ec24688b63afddaa156679b")  # Zincati's application id
 REFUSED_FOR_NOW = ("failed_lock", "lock_held")  # what airlock and Typhoon's fleetlock call a full semaphore
@@ -83,14 +84,12 @@ def check_base_url(url: str) -> str:
         ValueError: it isn't one, or Zincati would understand another by it: it takes a last segment without a slash
             for a file, and leaves it out.
     """
-    found = BASE_URL.fullmatch(url)
-    if not found:
-        raise ValueError(f"{url!r} isn't http:// or https:// with a host, without ? and #")
-    if "@" in url.split("/")[2]:
+    parts = check_http_url(url)
+    if "@" in parts.netloc:
         raise ValueError("a user and a password don't belong into the URL: token_file is for that")
-    if found[1] is not None and not url.endswith("/"):
+    if parts.path and not url.endswith("/"):
         raise ValueError(f"the path of {url!r} must end with a slash")
-    return url if found[1] else f"{url}/"
+    return url if parts.path else f"{url}/"
 
 
 # ---- requests

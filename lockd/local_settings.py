@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lockd.urls import check_http_url
+
 SESSION_POLICIES = ("ignore", "warn", "block")
 FAILURE_POLICIES = ("stop", "ignore")
 
@@ -51,8 +53,8 @@ def check_local(sessions: SessionSettings, alerts: AlertSettings, hooks: HookSet
     """
     if sessions.policy not in SESSION_POLICIES:
         raise ValueError(f"sessions.policy must be one of {', '.join(SESSION_POLICIES)}, not {sessions.policy!r}")
-    if alerts.url and not alerts.url.startswith(("http://", "https://")):
-        raise ValueError(f"alerts.url: {alerts.url!r} isn't http:// or https://")
+    if alerts.url:
+        _check_alerts_url(alerts.url)
     if alerts.url and not alerts.query.strip():
         raise ValueError("alerts.query is empty")
     for name in ("on_pre_reboot_failure", "on_post_boot_failure"):
@@ -61,3 +63,10 @@ def check_local(sessions: SessionSettings, alerts: AlertSettings, hooks: HookSet
     timeouts = (hooks.blocker_timeout_secs, hooks.pre_reboot_timeout_secs, hooks.post_boot_timeout_secs)
     if min(alerts.timeout_secs, *timeouts) <= 0:
         raise ValueError("the timeouts of alerts and hooks must be above 0")
+
+
+def _check_alerts_url(url: str) -> None:
+    try:
+        check_http_url(url)
+    except ValueError as error:
+        raise ValueError(f"alerts.url: {error}") from error

@@ -195,10 +195,10 @@ class Semaphore:
         return await self._change_settings(change)
 
     async def lock_by_hand(self, machine_id: str) -> None:
-        """Take a slot for a host now, or leave nothing behind.
+        """Take a slot for a host now, or leave nothing behind; one that was taken by hand before will do.
 
         Raises:
-            RefusedError: no slot is free, or the group is paused.
+            RefusedError: no slot is free, the group is paused, or the host has a slot of its own, for a reboot.
             LockdError: the store can't be reached or understood, or others kept changing it.
         """
         claim = replace(self._claim(Phase.WAITING, "", ""), machine_id=machine_id, detail="taken by hand")
@@ -209,6 +209,7 @@ class Semaphore:
                 await self.store.enqueue(claim)
                 continue
             if ticket.holds:
+                _check_taken_by_hand(ticket)
                 return
             stop = held_back(group, ticket, self._clock.now())
             if stop or not may_take(group, ticket):
@@ -263,6 +264,18 @@ class Semaphore:
 
     def _now(self) -> str:
         return rfc3339(self._clock.now())
+
+
+def _check_taken_by_hand(ticket: Ticket) -> None:
+    claim = ticket.claim
+    if claim.phase is not Phase.MANUAL:
+        raise RefusedError(
+            ErrorCode.FORCE_NEEDED,
+            f"{claim.machine_id} is {claim.phase.value}{claim.since and ' since '}{claim.since}: it has a slot for its "
+            f"own reboot, not by hand{claim.detail and ': '}{claim.detail}",
+            hint="Its lockd gives that back by itself once it is up and healthy; lock it then. If you know better: "
+            "`lockctl unlock ID --force --reason WHY`, and lock again.",
+        )
 
 
 def _check_harmless(ticket: Ticket) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-from datetime import datetime
+import re
+import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from lockd import windows
@@ -18,6 +20,7 @@ from updated.common import cli
 from updated.common.clock import SystemClock, rfc3339
 
 NEXT_LIMIT = 1000
+LIKE_THIS = "write it like 2026-01-31T02:00:00Z"
 
 
 def main() -> None:
@@ -28,6 +31,8 @@ def main() -> None:
 def _main() -> int:
     arguments = _parser().parse_args()
     loaded = load(arguments.config, os.environ)
+    for key in loaded.unknown:
+        print(f"warning: nothing knows the setting {key} in {loaded.layers.origin[key]}", file=sys.stderr)
     if arguments.command == "windows":
         return _windows(loaded, arguments)
     if arguments.command == "explain":
@@ -102,10 +107,7 @@ def _add_windows(parser: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    count = int(text)
-    if not 0 <= count <= NEXT_LIMIT:
-        raise ValueError(text)
-    return count
+    return _between(text, 0, NEXT_LIMIT, "openings")
 
 
 def _limit(text: str) -> tuple[int, int]:
@@ -124,6 +126,8 @@ def _budget(text: str) -> int:
 
 
 def _between(text: str, least: int, most: int, unit: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):  # int() would take 1_0 and the digits of other scripts too
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from {least} to {most} {unit}")
     number = int(text)
     if not least <= number <= most:
         raise argparse.ArgumentTypeError(f"{number} is not from {least} to {most} {unit}")
@@ -132,15 +136,22 @@ def _between(text: str, least: int, most: int, unit: str) -> int:
 
 def _machine_id(text: str) -> str:
     if not NAME.fullmatch(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no machine id")
+        problem = f"{text!r} is no machine id: 1 to 64 letters, digits, dots, dashes or underscores"
+        raise argparse.ArgumentTypeError(problem)
     return text
 
 
 def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time ({error}); {LIKE_THIS}") from error
     if moment.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text!r} has no zone; write it like 2026-01-31T02:00:00Z")
-    return moment
+        raise argparse.ArgumentTypeError(f"{text!r} has no zone; {LIKE_THIS}")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} isn't within the years 1 to 9999 of UTC") from error
 
 
 if __name__ == "__main__":

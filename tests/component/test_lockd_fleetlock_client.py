@@ -218,6 +218,20 @@ async def test_slot_stays_until_the_lock_manager_knows(tmp_path: Path) -> None:
             assert asked.paths[-3:] == ["pre-reboot", "steady-state", "steady-state"]
 
 
+async def test_lock_by_hand_doesnt_believe_in_a_slot_that_nobody_asked_for(tmp_path: Path) -> None:
+    """On a host that never asked, `lockctl lock` is refused rather than told that it holds a slot."""
+    asked = Asked()
+    with odd_server(asked) as url:
+        async with host(url, tmp_path) as one:
+            with pytest.raises(RefusedError, match="nobody knows yet") as caught:
+                await one.lock_by_hand(MACHINE_ID)
+            assert caught.value.code is ErrorCode.FORCE_NEEDED
+            assert asked.paths == []
+            await clear(one)
+            await one.lock_by_hand(MACHINE_ID)
+            assert asked.paths == ["steady-state", "pre-reboot"]
+
+
 async def test_what_is_the_lock_managers_is_refused(tmp_path: Path) -> None:
     """max, and slots for other hosts, are none of this host's business; its own pause is."""
     with odd_server(Asked()) as url:

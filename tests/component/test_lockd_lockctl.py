@@ -92,6 +92,8 @@ def test_windows_lists_the_next_ones(lockctl: Run) -> None:
         ["set-max", "0%"],
         ["set-max", "101%"],
         ["set-max", "%"],
+        ["set-max", "1_0"],
+        ["set-max", "\u0663"],
         ["set-policy", "--overdue", "0"],
         ["set-policy", "--overdue", "never"],
         ["set-policy", "--min-interval-secs", "-1"],
@@ -99,7 +101,11 @@ def test_windows_lists_the_next_ones(lockctl: Run) -> None:
         ["lock", "a/b"],
         ["unlock", "x" * 65],
         ["windows", "--next", "-1"],
+        ["windows", "--next", "1.5"],
         ["windows", "--at", "yesterday"],
+        ["windows", "--at", "2026-02-30T00:00:00Z"],
+        ["windows", "--at", "0001-01-01T00:00:00+23:00"],
+        ["windows", "--at", "9999-12-31T23:59:59-23:00"],
         ["windows", "--at", "2026-05-08T12:00:00"],
     ],
 )
@@ -111,7 +117,42 @@ def test_wrong_usage_is_exit_code_2(
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 2
-    assert capsys.readouterr().out == ""
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "lockctl" in said.err
+    assert "invalid _" not in said.err, "a function of ours is named instead of what is wrong"
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://127.0.0.1:", "http://127.0.0.1:x", "127.0.0.1:2379",
+     "http://[::1", "http://:2379", "http://10.0.0.1:2379/v3", "http://a b:1", "http://a:1?x"],
+)  # fmt: skip
+def test_endpoint_that_cant_be_one_is_a_sentence(lockctl: Run, endpoint: str) -> None:
+    """A slip in an address is told with the address, before anything is sent, and never as a traceback."""
+    done = lockctl("status", LOCKD_ENDPOINTS=endpoint)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: etcd.endpoints: ")
+    assert endpoint in done.stderr
+    assert "[config]\nwhat to do: " in done.stderr
+
+
+def test_setting_that_nothing_knows_is_told(lockctl: Run, tmp_path: Path) -> None:
+    """A misspelt setting doesn't go unnoticed when a file is tried, and what is asked is answered all the same."""
+    config = tmp_path / "slip.toml"
+    config.write_text("min_remaning_secs = 5\n")
+    done = lockctl("windows", "--config", str(config))
+    assert (done.returncode, done.stdout) == (0, "open (since always, until no end in sight)\n")
+    assert done.stderr == f"warning: nothing knows the setting min_remaning_secs in {config}\n"
+
+
+def test_file_that_is_nested_too_deep_is_a_sentence(lockctl: Run, tmp_path: Path) -> None:
+    """Whatever a file holds, the answer is a sentence."""
+    config = tmp_path / "deep.toml"
+    config.write_text("a = " + "[" * 100_000)
+    done = lockctl("windows", "--config", str(config))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {config} is not TOML")
 
 
 @pytest.mark.parametrize("command", ["explain", "reboot"])

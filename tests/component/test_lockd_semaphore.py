@@ -117,6 +117,19 @@ async def test_pause_holds_everybody_and_keeps_its_first_reason(store: Store) ->
     assert caught.value.code is ErrorCode.GROUP_PAUSED
 
 
+async def test_slot_of_a_reboot_isnt_taken_for_one_by_hand(store: Store) -> None:
+    """Who locks a host that is about to reboot, or down, is told so: its own lockd will give that slot back."""
+    one, admin = host(store, "m1"), host(store, "admin")
+    standing = await one.acquire("1", "2")
+    assert standing.granted
+    with pytest.raises(RefusedError, match="m1 is held since") as caught:
+        await admin.lock_by_hand("m1")
+    assert caught.value.code is ErrorCode.FORCE_NEEDED
+    assert await one.commit(standing, "1", "2")
+    with pytest.raises(RefusedError, match="m1 is rebooting since"):
+        await admin.lock_by_hand("m1")
+
+
 async def test_lock_by_hand_leaves_nothing_behind_when_full(store: Store) -> None:
     """A refused lock isn't in the queue afterwards, and a repeated one is no error."""
     admin = host(store, "admin")
