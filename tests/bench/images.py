@@ -1,7 +1,7 @@
 """The benchmark's work: two ext4 images of a real Debian root, a release and the point release after it.
 
-Both have the same packages; the first takes them from the distribution's release alone, the second from its updates
-and security suites too, so they differ as a release and its successor do. Mirrors come from the host's own apt.
+The first takes its packages from the distribution's release alone, the second from its updates and security suites too,
+with two packages more, so they differ as a release and its successor do. Mirrors come from the host's own apt.
 Everything else is pinned: times, UUID, hash seed; the order of files is the tree's own. The same archive therefore
 gives nearly the same images on every machine (their hashes are printed below the table); a second run finds them in
 the cache.
@@ -26,12 +26,15 @@ SEEDS = ("6b1f7a0e-1d0d-4d5c-9a43-0d4b1c2c7f01", "a2c6b2de-5f0e-4f43-8f3e-0b0d5f
 DOCKER = "docker" + ".io"  # Debian's package of that name; the registry of that name is never asked
 # a host for containers: a kernel without firmware, what runs them, and what an operator wants to find there
 PACKAGES = (
-    "linux-image-cloud-amd64", "systemd-sysv", "dbus", "openssh-server", "ca-certificates", "curl", DOCKER,
-    "git", "python3", "tcpdump",
+    "systemd-sysv", "dbus", "openssh-server", "linux-image-cloud-amd64", "python3", "git", "curl", "ca-certificates",
+    "iproute2", "vim-tiny", DOCKER, "tcpdump", "nftables", "less", "sudo", "bash-completion", "locales",
 )  # fmt: skip
+NEW_PACKAGES = ("jq", "htop")  # of the point release
 ARCHIVE_FORMAT = "$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(LABEL)"
-LEFT_OUT = ("./dev/*", "./boot/*")  # kernel and initrd are in the boot partition, where boot loaders look for them
-GENERATION = "2"  # part of the cache's key: what makes images differ must change it
+UNWANTED = ("/usr/share/man/*", "/usr/share/doc/*")
+# what a host makes for itself; the kernel stays
+LEFT_OUT = ("./dev/*", "./boot/initrd.img-*", "./etc/ssh/ssh_host_*", "./var/log/*", "./var/cache/ldconfig/*")
+GENERATION = "3"  # part of the cache's key: what makes images differ must change it
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def pair(directory: Path) -> Pair:
         BenchError: a program or a mirror is missing, or the packages don't fit.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    wanted = hashlib.sha256(repr((GENERATION, PACKAGES, LEFT_OUT, IMAGE_BYTES, SEEDS, EPOCH)).encode()).hexdigest()
+    wanted = hashlib.sha256(repr((GENERATION, PACKAGES, NEW_PACKAGES, UNWANTED, LEFT_OUT, IMAGE_BYTES, SEEDS, EPOCH)).encode()).hexdigest()
     note = directory / "images.json"
     old, new = directory / "release.img", directory / "point-release.img"
     known = json.loads(note.read_text()) if note.exists() else {}
@@ -68,7 +71,8 @@ def pair(directory: Path) -> Pair:
     need({"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "debugfs": "e2fsprogs", "tar": "tar"})
     archive = read_archive()
     packages = [
-        make_image(archive.codename, lines, path) for lines, path in ((archive.release, old), (archive.updates, new))
+        make_image(archive.codename, archive.release, PACKAGES, old),
+        make_image(archive.codename, archive.updates, PACKAGES + NEW_PACKAGES, new),
     ]
     facts = {"made_from": wanted, **describe(packages, old, new)}
     note.write_text(json.dumps(facts, indent=1) + "\n")
@@ -92,18 +96,16 @@ def read_archive() -> Archive:
     return Archive(codename, (lines[codename],), tuple(lines.values()))
 
 
-def make_image(codename: str, lines: Sequence[str], image: Path) -> dict[str, str]:
+def make_image(codename: str, lines: Sequence[str], packages: Sequence[str], image: Path) -> dict[str, str]:
     """Make one image; return its packages' versions."""
     work = image.with_suffix(".work")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     tar, tree, part = work / "root.tar", work / "root", work / "image"
     print(f"making {image.name} from {len(lines)} suite(s) of Debian {codename}: minutes", flush=True)
-    command = ["mmdebstrap", "--variant=important", f"--include={','.join(PACKAGES)}"]
-    run(
-        [*command, "--aptopt=Acquire::Check-Valid-Until=false", codename, str(tar), *lines],
-        {"SOURCE_DATE_EPOCH": str(EPOCH)},
-    )
+    command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}"]
+    command += ["--aptopt=Acquire::Check-Valid-Until=false", *(f"--dpkgopt=path-exclude={path}" for path in UNWANTED)]
+    run([*command, codename, str(tar), *lines], {"SOURCE_DATE_EPOCH": str(EPOCH)})
     tree.mkdir()
     run(["tar", "-C", str(tree), "--numeric-owner", *(f"--exclude={path}" for path in LEFT_OUT), "-xpf", str(tar)])
     tar.unlink()

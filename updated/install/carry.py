@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from updated.common.log import get_logger
 from updated.errors import LocalError, UpdateError
-from updated.install.crew import Crew
+from updated.install.crew import BATCH_BYTES, Crew
 from updated.install.operations import Readable, Writable, carry_out, write_extents
 from updated.install.ranges import Span
 from updated.install.reuse import Finder, Run
@@ -17,6 +17,7 @@ from updated.payload.index import chunk_digest
 from updated.payload.manifest import ZEROES, Manifest, Operation
 
 Phase = Literal["downloading", "verifying", "finalizing"]
+Given = memoryview | list[bytes | Run]  # an operation's data; or what a chunk is put together from
 STEPS = 256  # how often progress is told at most, in a phase
 SMALLEST_STEP = 64 * 1024  # bytes
 
@@ -98,6 +99,14 @@ def fetch_spans(todos: Iterable[Todo], metadata: Metadata) -> list[Span]:
 
 
 @dataclass(slots=True)
+class _Batch:
+    """Neighbouring work on the slot for one worker, each with the data that it needs."""
+
+    parts: list[tuple[Todo, Given]] = field(default_factory=list)
+    cost: int = 0  # bytes that it holds in memory, data and content together
+
+
+@dataclass(slots=True)
 class Carrier:
     """Where operations read and write."""
 
@@ -109,6 +118,7 @@ class Carrier:
     target: Readable  # the slot as a seed: it is read before anything behind it is written
     finder: Finder | None = None
     missed: list[Todo] = field(default_factory=list)  # chunks that came out differently: to be fetched after all
+    _batch: _Batch = field(default_factory=_Batch)
 
     def carry(self, todos: Iterable[Todo], reader: PayloadReader, meter: Meter, save: Callable[[bool], None]) -> None:
         """Carry everything out, in order; `save` is called as more of it is done, with whether it is the last time.
@@ -116,30 +126,51 @@ class Carrier:
         Raises:
             UpdateError: the first that went wrong.
         """
+        self._batch = _Batch()
         try:
             for todo in todos:
-                self._carry_one(todo, reader, meter)
-                save(False)
-            self.crew.finish()
+                self._take_in(todo, reader, meter)
+                if self._batch.cost >= BATCH_BYTES:
+                    self._hand_over()
+                    save(False)
+            self._finish()
         except UpdateError:
             self._keep_what_came(save)
             raise
         save(True)
         meter.tell()
 
-    def _carry_one(self, todo: Todo, reader: PayloadReader, meter: Meter) -> None:
+    def _take_in(self, todo: Todo, reader: PayloadReader, meter: Meter) -> None:
+        """Take what an operation needs, and put it into the batch; what goes into a file is done at once."""
+        op, batch = todo.op, self._batch
         if todo.chunk is not None and self.finder is not None:
-            self._put_together(todo, todo.chunk, self.finder)
-            meter.reuse(todo.op.data_length)
-        else:
-            data = reader.take(todo.op.data_length)
-            meter.add(todo.op.data_length)
-            self._perform(todo, data)
+            meter.reuse(op.data_length)
+            if (ready := self._made_ready(todo, todo.chunk, self.finder)) is not None:
+                batch.parts.append((todo, ready))
+                batch.cost += op.dst_length
+            return
+        data = reader.take(op.data_length)
+        meter.add(op.data_length)
+        if todo.target == self.slot:
+            batch.parts.append((todo, data))
+            batch.cost += op.data_length + op.src_length + (0 if op.type in ZEROES else op.dst_length)
+        elif todo.target in self.files:
+            to, size = self.files[todo.target], self.manifest.block_size
+            carry_out(op, data, target=to, running=self.running, block_size=size)
+
+    def _hand_over(self) -> None:
+        batch, self._batch = self._batch, _Batch()
+        self.crew.add(lambda to: self._carry_out(batch.parts, to), batch.cost, len(batch.parts))
+
+    def _finish(self) -> None:
+        if self._batch.parts:
+            self._hand_over()
+        self.crew.finish()
 
     def _keep_what_came(self, save: Callable[[bool], None]) -> None:
         """Write what has come, so that the next try needn't fetch it again."""
         try:
-            self.crew.finish()
+            self._finish()
             save(True)
         except UpdateError as error:  # not the first one, which is what is reported
             log.info("not-kept", code=error.name, message=error.message)
@@ -151,38 +182,39 @@ class Carrier:
         meter.reuse(-sum(todo.op.data_length for todo in missed))
         return [replace(todo, chunk=None) for todo in missed]
 
-    def _perform(self, todo: Todo, data: memoryview) -> None:
-        op, running, block_size = todo.op, self.running, self.manifest.block_size
-        if todo.target == self.slot:
-            cost = op.data_length + op.src_length + (0 if op.type in ZEROES else op.dst_length)
-            self.crew.add(lambda to: carry_out(op, data, target=to, running=running, block_size=block_size), cost)
-        elif todo.target in self.files:
-            carry_out(op, data, target=self.files[todo.target], running=running, block_size=block_size)
-
-    def _put_together(self, todo: Todo, chunk: int, finder: Finder) -> None:
-        """Read now what of the target is about to be overwritten, the rest when it is this one's turn.
+    def _made_ready(self, todo: Todo, chunk: int, finder: Finder) -> list[bytes | Run] | None:
+        """Read now what of the target is about to be overwritten; the rest is read when it is this one's turn.
 
         A seed that can't be read is no reason to fail: the chunk is fetched like one that comes out differently.
         """
         try:
-            ready = [run.read() if run.seed is self.target else run for run in finder.runs(chunk)]
+            return [run.read() if run.seed is self.target else run for run in finder.runs(chunk)]
+        except LocalError as error:
+            self._miss(todo, error.message)
+            return None
+
+    def _carry_out(self, parts: Iterable[tuple[Todo, Given]], to: Writable) -> None:
+        """Do a batch; in a worker's thread."""
+        running, size = self.running, self.manifest.block_size
+        for todo, given in parts:
+            if isinstance(given, list):
+                self._put_together(todo, given, to)
+            else:
+                carry_out(todo.op, given, target=to, running=running, block_size=size)
+
+    def _put_together(self, todo: Todo, ready: Sequence[bytes | Run], to: Writable) -> None:
+        if todo.chunk is None or self.finder is None:
+            raise AssertionError("only chunks that a finder knows are made ready")
+        try:
+            pieces = [part.read() if isinstance(part, Run) else part for part in ready]
         except LocalError as error:
             self._miss(todo, error.message)
             return
-
-        def work(to: Writable) -> None:
-            try:
-                pieces = [part.read() if isinstance(part, Run) else part for part in ready]
-            except LocalError as error:
-                self._miss(todo, error.message)
-                return
-            content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            if chunk_digest(content) == finder.digest(chunk):
-                write_extents(todo.op.dst_extents, memoryview(content), to, self.manifest.block_size)
-            else:
-                self._miss(todo, "it came out differently")
-
-        self.crew.add(work, todo.op.dst_length)
+        content = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if chunk_digest(content) == self.finder.digest(todo.chunk):
+            write_extents(todo.op.dst_extents, memoryview(content), to, self.manifest.block_size)
+        else:
+            self._miss(todo, "it came out differently")
 
     def _miss(self, todo: Todo, why: str) -> None:
         log.info("chunk-missed", offset=todo.op.data_offset, bytes=todo.op.data_length, why=why, now="it is fetched")

@@ -1,4 +1,4 @@
-"""Carries work out on both cores: batches of neighbouring operations, in bounded memory, in the payload's order."""
+"""Carries batches of neighbouring operations out on both cores, in bounded memory, in the payload's order."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from updated.install.operations import Writable
 
 WORKERS = 2
 BUFFER_BYTES = 2 * 1024 * 1024  # one a worker: what it writes at once
-BATCH_BYTES = 5 * BUFFER_BYTES // 4  # of data and content together, at which a batch is handed over
+BATCH_BYTES = 5 * BUFFER_BYTES // 4  # of data and content together: a batch that is worth handing over
 IN_FLIGHT_BYTES = 8 * 1024 * 1024  # handed over and not done; one operation may be larger, alone
 
-Work = Callable[[Writable], None]
+Batch = Callable[[Writable], None]
 
 
 class Crew:
@@ -31,19 +31,17 @@ class Crew:
 
         Args:
             target: the slot.
-            one_by_one: each work may read what the last one wrote (a delta that changes its partition in place).
+            one_by_one: each batch may read what the last one wrote (a delta that changes its partition in place).
         """
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="install")
         self._writers: SimpleQueue[Writer] = SimpleQueue()
         for _ in range(WORKERS):
             self._writers.put(Writer(target, aligned_buffer(BUFFER_BYTES)))
         self._one_by_one = one_by_one
-        self._batch: list[Work] = []
-        self._batch_bytes = 0
-        self._under_way: deque[tuple[Future[None], int, int]] = deque()  # with their bytes and how many works
+        self._under_way: deque[tuple[Future[None], int, int]] = deque()  # with their bytes and how many operations
         self._bytes_under_way = 0
         self._unbroken = True
-        self.settled = self.settled_bytes = 0  # works that are done, and all before them; their cost
+        self.settled = self.settled_bytes = 0  # operations that are done, and all before them; their cost
 
     def __enter__(self) -> Self:
         return self
@@ -53,16 +51,20 @@ class Crew:
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def add(self, work: Work, cost: int) -> None:
-        """Hand over work on the slot; `cost` is what it holds in memory, in bytes.
+    def add(self, batch: Batch, cost: int, count: int) -> None:
+        """Hand a batch over, as soon as there is room for it.
+
+        Args:
+            batch: the work on the slot.
+            cost: what it holds in memory, in bytes.
+            count: how many operations it has.
 
         Raises:
             UpdateError: earlier work failed.
         """
-        if self._batch_bytes and self._batch_bytes + cost > BATCH_BYTES:
-            self._hand_over()
-        self._batch.append(work)
-        self._batch_bytes += cost
+        self._settle(max(0, IN_FLIGHT_BYTES - cost))
+        self._under_way.append((self._pool.submit(self._carry_out, batch), cost, count))
+        self._bytes_under_way += cost
         if self._one_by_one:
             self.finish()
 
@@ -72,17 +74,7 @@ class Crew:
         Raises:
             UpdateError: work failed.
         """
-        self._hand_over()
         self._settle(0)
-
-    def _hand_over(self) -> None:
-        if not self._batch:
-            return
-        batch, cost = self._batch, self._batch_bytes
-        self._batch, self._batch_bytes = [], 0
-        self._settle(max(0, IN_FLIGHT_BYTES - cost))
-        self._under_way.append((self._pool.submit(self._carry_out, batch), cost, len(batch)))
-        self._bytes_under_way += cost
 
     def _settle(self, allowed: int) -> None:
         """Wait until no more than `allowed` bytes are under way."""
@@ -95,11 +87,10 @@ class Crew:
                 self.settled_bytes += cost
             future.result()
 
-    def _carry_out(self, batch: list[Work]) -> None:
+    def _carry_out(self, batch: Batch) -> None:
         writer = self._writers.get()
         try:
-            for work in batch:
-                work(writer)
+            batch(writer)
             writer.flush()
         finally:
             writer.forget()
