@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from updated.common.log import get_logger
@@ -13,12 +13,14 @@ from updated.install.operations import Readable, Writable, carry_out, write_exte
 from updated.install.ranges import Span
 from updated.install.reuse import Finder, Run
 from updated.install.stream import Metadata, PayloadReader
+from updated.install.todo import PartTodos, Todo, Todos
 from updated.payload.index import chunk_digest
-from updated.payload.manifest import ZEROES, Manifest, Operation
+from updated.payload.manifest import ZEROES, Manifest
 
 Phase = Literal["downloading", "verifying", "finalizing"]
 STEPS = 256  # how often progress is told at most, in a phase
 SMALLEST_STEP = 64 * 1024  # bytes
+HELD_BYTES = 1024  # of an operation that waits, beside what it reads and makes
 
 log = get_logger("install")
 
@@ -73,15 +75,6 @@ class Meter:
         self._observe(Progress(self._phase, self.done, max(self._total, self._told), self.reused))
 
 
-@dataclass(frozen=True, slots=True)
-class Todo:
-    """One operation that is still to be carried out."""
-
-    op: Operation
-    target: str  # the partition's name
-    chunk: int | None = None  # of the index: put it together from what is here; None: from the payload, or from nothing
-
-
 def fetch_spans(todos: Iterable[Todo], metadata: Metadata) -> list[Span]:
     """Return which bytes of the payload the operations need, neighbours joined."""
     spans: list[Span] = []
@@ -108,7 +101,7 @@ class Carrier:
     running: Readable | None
     target: Readable  # the slot as a seed: it is read before anything behind it is written
     finder: Finder | None = None
-    missed: list[Todo] = field(default_factory=list)  # chunks that came out differently: to be fetched after all
+    missed: list[int] = field(default_factory=list)  # the slot's operations that came out differently: to be fetched
 
     def carry(self, todos: Iterable[Todo], reader: PayloadReader, meter: Meter, save: Callable[[bool], None]) -> None:
         """Carry everything out, in order; `save` is called as more of it is done, with whether it is the last time.
@@ -144,17 +137,17 @@ class Carrier:
         except UpdateError as error:  # not the first one, which is what is reported
             log.info("not-kept", code=error.name, message=error.message)
 
-    def take_missed(self, meter: Meter) -> list[Todo]:
+    def take_missed(self, meter: Meter) -> Todos:
         """Return the chunks that came out differently, to be fetched, and forget them."""
-        missed = sorted(self.missed, key=lambda todo: todo.op.data_offset)
-        self.missed = []
-        meter.reuse(-sum(todo.op.data_length for todo in missed))
-        return [replace(todo, chunk=None) for todo in missed]
+        missed, self.missed = sorted(self.missed), []
+        root = next(part for part in self.manifest.partitions if part.name == self.slot)
+        meter.reuse(-sum(root.operations[number].data_length for number in missed))
+        return Todos((PartTodos(root, missed),))
 
     def _perform(self, todo: Todo, data: memoryview) -> None:
         op, running, block_size = todo.op, self.running, self.manifest.block_size
         if todo.target == self.slot:
-            cost = op.data_length + op.src_length + (0 if op.type in ZEROES else op.dst_length)
+            cost = HELD_BYTES + op.data_length + op.src_length + (0 if op.type in ZEROES else op.dst_length)
             self.crew.add(lambda to: carry_out(op, data, target=to, running=running, block_size=block_size), cost)
         elif todo.target in self.files:
             carry_out(op, data, target=self.files[todo.target], running=running, block_size=block_size)
@@ -186,4 +179,4 @@ class Carrier:
 
     def _miss(self, todo: Todo, why: str) -> None:
         log.info("chunk-missed", offset=todo.op.data_offset, bytes=todo.op.data_length, why=why, now="it is fetched")
-        self.missed.append(todo)  # from any thread, in any order: they are sorted before they are fetched
+        self.missed.append(todo.number)  # from any thread, in any order: they are sorted before they are fetched
