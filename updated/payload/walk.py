@@ -10,7 +10,9 @@ from updated.payload.framing import V1
 from updated.payload.limits import LIMITS
 from updated.payload.manifest import IN_PLACE, SPARSE_HOLE, ZEROES, Extent, Image, Operation, OpType, Partition
 from updated.payload.operation import Operations, check_operation, parse_operation, read_operation, refused, trim
-from updated.payload.outline import Places
+from updated.payload.outline import MalformedError, Places, take_out
+
+SOURCES, DESTINATIONS = 4, 6  # field numbers of an operation's extents
 
 
 class Walk:
@@ -35,7 +37,7 @@ class Walk:
             RefusedError: MANIFEST_PARSE, LIMIT_EXCEEDED.
         """
         for begin, end in places:
-            operation = parse_operation(self._raw[begin:end].tobytes())
+            operation = parse_operation(self._bytes(begin, end))
             self._count(len(operation.src_extents) + len(operation.dst_extents))
 
     def skip(self, name: str, places: Places) -> Partition:
@@ -69,9 +71,9 @@ class Walk:
 
     def _operations(self, places: Places) -> Iterator[Operation]:
         """Yield operations, each read and checked by itself."""
-        raw, block_size = self._raw, self._block_size
+        block_size = self._block_size
         for begin, end in places:
-            op = read_operation(raw[begin:end].tobytes(), block_size)
+            op = read_operation(self._bytes(begin, end), block_size)
             self._count(len(op.src_extents) + len(op.dst_extents))
             check_operation(op, block_size)
             if op.data_length:
@@ -79,6 +81,20 @@ class Walk:
             if op.type in IN_PLACE and self._major != V1:
                 raise refused(ErrorCode.OPERATION_UNSUPPORTED, "MOVE and BSDIFF belong to version 1 payloads")
             yield op
+
+    def _bytes(self, begin: int, end: int) -> bytes:
+        """Return an operation's bytes, once it is sure that they aren't too much to read: an extent takes 2 or more."""
+        if end - begin > 2 * LIMITS.extents:
+            self._count_ahead(begin, end)
+        return self._raw[begin:end].tobytes()
+
+    def _count_ahead(self, begin: int, end: int) -> None:
+        try:
+            _, lists = take_out(self._raw, (SOURCES, DESTINATIONS), begin, end)
+        except MalformedError as error:
+            raise refused(ErrorCode.MANIFEST_PARSE, f"an operation can't be read: {error}") from error
+        if sum(map(len, lists.values())) > LIMITS.extents:
+            raise refused(ErrorCode.LIMIT_EXCEEDED, f"an operation has more than {LIMITS.extents} extents")
 
     def _count(self, extents: int) -> None:
         self._extents += extents
