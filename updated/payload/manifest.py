@@ -126,5 +126,5 @@ class Manifest:
 def blocks(extents: tuple[Extent, ...]) -> int:
     """Return how many blocks the extents cover, holes included."""
     if len(extents) == 1:  # as nearly always
-        return extents[0].num_blocks
+        return extents[0][1]
     return sum([extent.num_blocks for extent in extents])

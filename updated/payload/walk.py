@@ -76,8 +76,10 @@ class Walk:
             op = read_operation(self._bytes(begin, end), block_size)
             self._count(len(op.src_extents) + len(op.dst_extents))
             check_operation(op, block_size)
-            if op.data_length:
-                self._follow(op)
+            if op.data_length:  # contiguous in the order of the operations: update_engine's rule
+                if op.data_offset != self.data_end:
+                    raise _misplaced(op, self.data_end)
+                self.data_end += op.data_length
             if op.type in IN_PLACE and self._major != V1:
                 raise refused(ErrorCode.OPERATION_UNSUPPORTED, "MOVE and BSDIFF belong to version 1 payloads")
             yield op
@@ -100,14 +102,6 @@ class Walk:
         self._extents += extents
         if self._extents > LIMITS.extents:
             raise refused(ErrorCode.LIMIT_EXCEEDED, f"there are more than {LIMITS.extents} extents")
-
-    def _follow(self, op: Operation) -> None:
-        """Data are contiguous in the order of the operations (update_engine's rule)."""
-        if op.data_offset != self.data_end:
-            raise refused(
-                ErrorCode.OPERATION_EXECUTION, f"an operation's data are at {op.data_offset}, not at {self.data_end}"
-            )
-        self.data_end += op.data_length
 
 
 class _Written:
@@ -147,6 +141,10 @@ def _check_sources(op: Operation, name: str, end: int) -> None:
     for extent in op.src_extents:
         if extent.start_block != SPARSE_HOLE and extent.start_block + extent.num_blocks > end:
             raise _out_of_range(op, extent, "reads", name, end)
+
+
+def _misplaced(op: Operation, expected: int) -> RefusedError:
+    return refused(ErrorCode.OPERATION_EXECUTION, f"an operation's data are at {op.data_offset}, not at {expected}")
 
 
 def _out_of_range(op: Operation, extent: Extent, does: str, name: str, end: int) -> RefusedError:

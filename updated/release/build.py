@@ -155,7 +155,8 @@ def _check_limits(manifest: pb.DeltaArchiveManifest, request: BuildRequest) -> N
         LocalError: USAGE.
     """
     groups = [manifest.partition_operations, manifest.noop_operations]
-    groups += [part.operations for part in (*manifest.procedures, *manifest.partitions)]
+    groups += [procedure.operations for procedure in manifest.procedures]
+    groups += [partition.operations for partition in manifest.partitions]
     operations = sum(map(len, groups))
     extents = sum(len(op.src_extents) + len(op.dst_extents) for group in groups for op in group)
     size = manifest.ByteSize() + PACKAGE_ROOM
