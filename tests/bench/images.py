@@ -62,7 +62,8 @@ def pair(directory: Path) -> Pair:
         BenchError: a program or a mirror is missing, or the packages don't fit.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    wanted = hashlib.sha256(repr((GENERATION, PACKAGES, NEW_PACKAGES, UNWANTED, LEFT_OUT, IMAGE_BYTES, SEEDS, EPOCH)).encode()).hexdigest()
+    recipe = (GENERATION, PACKAGES, NEW_PACKAGES, UNWANTED, LEFT_OUT, IMAGE_BYTES, SEEDS, EPOCH)
+    wanted = hashlib.sha256(repr(recipe).encode()).hexdigest()
     note = directory / "images.json"
     old, new = directory / "release.img", directory / "point-release.img"
     known = json.loads(note.read_text()) if note.exists() else {}

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.component.test_install import V1, Host, image, key_a
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install import readback
-from updated.install.carry import Todo
 from updated.install.medium import Target
 from updated.install.readback import ReadBack, settled_ends
-from updated.payload.manifest import Extent, Operation, OpType
+from updated.install.todo import PartTodos, Todos, all_of
+from updated.payload.manifest import Extent, Operation, OpType, Partition
 
 BLOCK = 4096
 LEGACY = {"policy": {"allow_legacy_payloads": True}}
@@ -83,21 +83,18 @@ def test_medium_that_cannot_be_read_is_reported(host: Host, monkeypatch: pytest.
     assert caught.value.code is ErrorCode.READ_BACK
 
 
-@given(
-    st.permutations(range(12)).flatmap(
-        lambda order: st.tuples(st.just(order), st.lists(st.booleans(), min_size=12, max_size=12))
-    )
-)
-def test_nothing_is_final_that_is_still_to_be_written(case: tuple[list[int], list[bool]]) -> None:
+def part(name: str, order: list[int]) -> Partition:
+    """Return a partition whose operations write two blocks each, in this order."""
+    operations = tuple(Operation(OpType.ZERO, 0, 0, b"", (), 0, (Extent(2 * at, 2),), 2 * BLOCK) for at in order)
+    return Partition(name, operations, None, None, ascending=order == sorted(order))
+
+
+@given(st.one_of(st.just(list(range(12))), st.permutations(range(12))), st.sets(st.integers(0, 11)))
+def test_nothing_is_final_that_is_still_to_be_written(order: list[int], wanted: set[int]) -> None:
     """However operations are ordered: all later ones write behind the end that is told, and one of them right there."""
-    order, elsewhere = case
-    todos = [
-        Todo(Operation(OpType.ZERO, 0, 0, b"", (), 0, (Extent(2 * at, 2),), 2 * BLOCK), "kernel" if away else "root")
-        for at, away in zip(order, elsewhere, strict=True)
-    ]
-    ends = settled_ends(todos, "root", BLOCK)
-    ours = [todo for todo in todos if todo.target == "root"]
-    assert len(ends) == len(ours) + 1
-    for done, end in enumerate(ends):
-        begins = [todo.op.dst_extents[0].start_block * BLOCK for todo in ours[done:]]
-        assert end == min(begins) if begins else end > 24 * BLOCK
+    numbers = sorted(wanted)
+    todos = Todos((all_of(part("kernel", [0, 1])), PartTodos(part("root", order), numbers)))
+    end_after = settled_ends(todos, "root", BLOCK)
+    for done in range(len(numbers) + 1):
+        begins = [2 * order[number] * BLOCK for number in numbers[done:]]
+        assert end_after(done) == min(begins) if begins else end_after(done) > 24 * BLOCK

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from updated.common.log import get_logger
@@ -13,13 +13,15 @@ from updated.install.operations import Readable, Writable, carry_out, write_exte
 from updated.install.ranges import Span
 from updated.install.reuse import Finder, Run
 from updated.install.stream import Metadata, PayloadReader
+from updated.install.todo import PartTodos, Todo, Todos
 from updated.payload.index import chunk_digest
-from updated.payload.manifest import ZEROES, Manifest, Operation
+from updated.payload.manifest import ZEROES, Manifest
 
 Phase = Literal["downloading", "verifying", "finalizing"]
 Given = memoryview | list[bytes | Run]  # an operation's data; or what a chunk is put together from
 STEPS = 256  # how often progress is told at most, in a phase
 SMALLEST_STEP = 64 * 1024  # bytes
+HELD_BYTES = 1024  # of an operation that waits, beside what it reads and makes
 
 log = get_logger("install")
 
@@ -74,15 +76,6 @@ class Meter:
         self._observe(Progress(self._phase, self.done, max(self._total, self._told), self.reused))
 
 
-@dataclass(frozen=True, slots=True)
-class Todo:
-    """One operation that is still to be carried out."""
-
-    op: Operation
-    target: str  # the partition's name
-    chunk: int | None = None  # of the index: put it together from what is here; None: from the payload, or from nothing
-
-
 def fetch_spans(todos: Iterable[Todo], metadata: Metadata) -> list[Span]:
     """Return which bytes of the payload the operations need, neighbours joined."""
     spans: list[Span] = []
@@ -117,7 +110,7 @@ class Carrier:
     running: Readable | None
     target: Readable  # the slot as a seed: it is read before anything behind it is written
     finder: Finder | None = None
-    missed: list[Todo] = field(default_factory=list)  # chunks that came out differently: to be fetched after all
+    missed: list[int] = field(default_factory=list)  # the slot's operations that came out differently: to be fetched
     _batch: _Batch = field(default_factory=_Batch)
 
     def carry(self, todos: Iterable[Todo], reader: PayloadReader, meter: Meter, save: Callable[[bool], None]) -> None:
@@ -147,13 +140,13 @@ class Carrier:
             meter.reuse(op.data_length)
             if (ready := self._made_ready(todo, todo.chunk, self.finder)) is not None:
                 batch.parts.append((todo, ready))
-                batch.cost += op.dst_length
+                batch.cost += HELD_BYTES + op.dst_length
             return
         data = reader.take(op.data_length)
         meter.add(op.data_length)
         if todo.target == self.slot:
             batch.parts.append((todo, data))
-            batch.cost += op.data_length + op.src_length + (0 if op.type in ZEROES else op.dst_length)
+            batch.cost += HELD_BYTES + op.data_length + op.src_length + (0 if op.type in ZEROES else op.dst_length)
         elif todo.target in self.files:
             to, size = self.files[todo.target], self.manifest.block_size
             carry_out(op, data, target=to, running=self.running, block_size=size)
@@ -175,12 +168,12 @@ class Carrier:
         except UpdateError as error:  # not the first one, which is what is reported
             log.info("not-kept", code=error.name, message=error.message)
 
-    def take_missed(self, meter: Meter) -> list[Todo]:
+    def take_missed(self, meter: Meter) -> Todos:
         """Return the chunks that came out differently, to be fetched, and forget them."""
-        missed = sorted(self.missed, key=lambda todo: todo.op.data_offset)
-        self.missed = []
-        meter.reuse(-sum(todo.op.data_length for todo in missed))
-        return [replace(todo, chunk=None) for todo in missed]
+        missed, self.missed = sorted(self.missed), []
+        root = next(part for part in self.manifest.partitions if part.name == self.slot)
+        meter.reuse(-sum(root.operations[number].data_length for number in missed))
+        return Todos((PartTodos(root, missed),))
 
     def _made_ready(self, todo: Todo, chunk: int, finder: Finder) -> list[bytes | Run] | None:
         """Read now what of the target is about to be overwritten; the rest is read when it is this one's turn.
@@ -218,4 +211,4 @@ class Carrier:
 
     def _miss(self, todo: Todo, why: str) -> None:
         log.info("chunk-missed", offset=todo.op.data_offset, bytes=todo.op.data_length, why=why, now="it is fetched")
-        self.missed.append(todo)  # from any thread, in any order: they are sorted before they are fetched
+        self.missed.append(todo.number)  # from any thread, in any order: they are sorted before they are fetched

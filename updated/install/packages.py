@@ -29,7 +29,7 @@ from updated.install.operations import carry_out
 from updated.install.ranges import Span
 from updated.install.stream import check_cancelled, open_payload
 from updated.payload.framing import MAGIC
-from updated.payload.manifest import Image, Manifest, Package, Partition
+from updated.payload.manifest import FROM_SOURCE, IN_PLACE, Image, Manifest, Package, Partition
 from updated.payload.parse import PACKAGE_NAME
 from updated.payload.trust import Keyring
 
@@ -237,7 +237,7 @@ class _StagedFile:
 
 
 def _only_partition(package: Package, manifest: Manifest) -> Partition:
-    if len(manifest.partitions) != 1 or any(op.src_extents for op in manifest.partitions[0].operations):
+    if len(manifest.partitions) != 1 or manifest.partitions[0].kinds & (FROM_SOURCE | IN_PLACE):
         raise RefusedError(
             ErrorCode.PARTITION_UNKNOWN,
             f"the package {package.name} is a payload of several partitions or a delta",

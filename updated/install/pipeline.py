@@ -13,7 +13,7 @@ It doesn't arm the slot. Whatever fails after step 3 leaves a slot that can't bo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from updated.common.log import get_logger
 from updated.errors import ErrorCode, RefusedError
-from updated.install.carry import Carrier, Meter, Progress, Todo, fetch_spans
+from updated.install.carry import Carrier, Meter, Progress, fetch_spans
 from updated.install.checkpoint import Journal
 from updated.install.crew import Crew
 from updated.install.fetch import Source
@@ -34,6 +34,7 @@ from updated.install.preflight import check_source, copy_slot, image_of, open_fi
 from updated.install.readback import ReadBack, settled_ends
 from updated.install.stream import PayloadReader, WholeReader, believe
 from updated.install.target import open_running, open_target
+from updated.install.todo import Todos
 from updated.payload.manifest import Identity
 from updated.payload.trust import Keyring, TrustPolicy, check_identity
 from updated.slots.boot import BootControl
@@ -218,7 +219,7 @@ class _Install:
 
     def _carry_out_parts(self, work: Work, plan: Plan, carrier: Carrier, read_back: ReadBack) -> str:
         """Fetch what is lacking; then what came out differently when it was put together."""
-        todos: Sequence[Todo] = [todo for todo in plan.todos if todo.target in (work.root.name, *carrier.files)]
+        todos = plan.todos.of((work.root.name, *carrier.files))
         save = self._planner.saver(work, carrier.crew, plan.settled)
         while todos:
             spans = fetch_spans(todos, work.metadata)
@@ -232,15 +233,18 @@ class _Install:
 
 
 def _follower(
-    carrier: Carrier, todos: Sequence[Todo], read_back: ReadBack, save: Callable[[bool], None]
+    carrier: Carrier, todos: Todos, read_back: ReadBack, save: Callable[[bool], None]
 ) -> Callable[[bool], None]:
     """Return what is called as these are done: it saves how far they are, and lets the reader follow."""
-    ends = settled_ends(todos, carrier.slot, carrier.manifest.block_size)
-    crew, before = carrier.crew, carrier.crew.settled
+    end_after = settled_ends(todos, carrier.slot, carrier.manifest.block_size)
+    crew, before, told = carrier.crew, carrier.crew.settled, -1
 
     def follow(last: bool) -> None:
+        nonlocal told
         save(last)
-        if not carrier.missed:  # what came out differently is written once more
-            read_back.advance(ends[crew.settled - before])
+        done = crew.settled - before
+        if done != told and not carrier.missed:  # what came out differently is written once more
+            told = done
+            read_back.advance(end_after(done))
 
     return follow

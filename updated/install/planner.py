@@ -19,7 +19,7 @@ from updated.install.packages import PackagePlan
 from updated.install.plan import Plan, plan_rest, plan_reuse, plan_whole
 from updated.install.reuse import Finder
 from updated.install.stream import Metadata, check_cancelled, fetch_file, fetch_metadata
-from updated.payload.index import KIND, chunk_operations, index_size, parse_index
+from updated.payload.index import KIND, Chunks, find_chunks, parse_index
 from updated.payload.manifest import Manifest, Partition
 
 log = get_logger("install")
@@ -40,6 +40,14 @@ class Work:
     def manifest(self) -> Manifest:
         """What the payload says of itself."""
         return self.metadata.manifest
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """An index that is what was signed, and what it tells about."""
+
+    raw: bytes
+    chunks: Chunks
 
 
 class Planner:
@@ -89,11 +97,11 @@ class Planner:
             return plan_whole(work.manifest)
         found = journal.read() if journal is not None else None
         resumed = found if found is not None and found.is_of(self._checkpoint(work)) else None
-        raw = self._index(metadata, work.root, kept=resumed is not None)
-        self._indexed = raw is not None
+        index = self._index(metadata, work.root, kept=resumed is not None)
+        self._indexed = index is not None
         if journal is not None and resumed is None:
-            journal.begin(self._checkpoint(work), metadata.raw, raw)
-        plan = self._plan_reuse(work, raw, resumed=resumed is not None) if raw else None
+            journal.begin(self._checkpoint(work), metadata.raw, index.raw if index is not None else None)
+        plan = self._plan_reuse(work, index, resumed=resumed is not None) if index is not None else None
         if plan is None and resumed is not None and resumed.operations:
             plan = plan_rest(work.manifest, work.root, resumed.operations)
         self.leaned = self.leaned or plan is not None
@@ -128,12 +136,14 @@ class Planner:
     def _checkpoint(self, work: Work, operations: int = 0) -> Checkpoint:
         return Checkpoint(self._release, work.metadata.digest.hex(), work.partuuid, operations)
 
-    def _index(self, metadata: Metadata, root: Partition, *, kept: bool) -> bytes | None:
+    def _index(self, metadata: Metadata, root: Partition, *, kept: bool) -> _Fetched | None:
         """Return the release's index, kept from before or fetched; None when there is none to be had."""
         package = next((package for package in metadata.manifest.packages if package.kind == KIND), None)
-        if package is None or package.size != index_size(root):
+        if package is None:
             return None
-        raw = None
+        chunks, raw = find_chunks(root), None
+        if package.size != chunks.index_size:
+            return None
         if kept and self._journal is not None:
             raw = self._journal.index_of(metadata.digest.hex(), package.size)
         if raw is None and self._packages is not None:
@@ -144,13 +154,12 @@ class Planner:
         if raw is not None and sha256(raw).digest() != package.sha256:
             log.warning("no-index", message="it is not what was signed", now="the whole payload is fetched")
             return None
-        return raw
+        return None if raw is None else _Fetched(raw, chunks)
 
-    def _plan_reuse(self, work: Work, raw: bytes, *, resumed: bool) -> Plan | None:
+    def _plan_reuse(self, work: Work, fetched: _Fetched, *, resumed: bool) -> Plan | None:
         """Look for the new image's blocks on this host; None when nothing of use is found."""
         block_size = work.manifest.block_size
-        index = parse_index(raw, work.root, block_size)
-        finder = Finder(index, tuple(chunk_operations(work.root)), block_size)
+        finder = Finder(parse_index(fetched.raw, fetched.chunks, block_size), fetched.chunks, block_size)
 
         def going_on() -> None:
             check_cancelled(self._cancelled)

@@ -48,7 +48,7 @@ def check_source(manifest: Manifest, root: Partition, running: Target) -> None:
         RefusedError: SOURCE_MISMATCH, or NEW_PARTITION_INFO when the delta doesn't say.
         LocalError: READ_BACK.
     """
-    if not manifest.in_place and not any(op.type in FROM_SOURCE for op in root.operations):
+    if not manifest.in_place and not root.kinds & FROM_SOURCE:
         return
     if manifest.in_place and root.old is None:
         raise RefusedError(

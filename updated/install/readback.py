@@ -6,7 +6,8 @@ read and hashed early; only the end of it is left when the last write is done.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from hashlib import sha256
 from threading import Event
@@ -14,26 +15,35 @@ from types import TracebackType
 from typing import Self
 
 from updated.errors import ErrorCode, RefusedError
-from updated.install.carry import Meter, Todo
+from updated.install.carry import Meter
 from updated.install.medium import ALIGNMENT, Target, aligned_buffer
-from updated.payload.manifest import SPARSE_HOLE, Image
+from updated.install.todo import Todos
+from updated.payload.manifest import Image
 
 PIECE = 2 * 1024 * 1024  # bytes read at once
 TELL_SECS = 0.2
+UNBOUNDED = 1 << 63
 STRETCH = 32 * 1024 * 1024  # bytes for which a flush in between is worth it; about so much is left for the end
 
 
-def settled_ends(todos: Sequence[Todo], slot: str, block_size: int) -> list[int]:
-    """Return, for each number of these that are done in order, how many bytes from the slot's beginning are final.
+def settled_ends(todos: Todos, slot: str, block_size: int) -> Callable[[int], int]:
+    """Return what tells, of how many of these are done in order, how many bytes from the slot's beginning are final.
 
-    Each entry is the first byte that any later one writes; the last entry has none behind it and is unbounded.
+    That is the first byte that any later one writes; behind the last one there is none, and it is unbounded.
     """
-    ends = [SPARSE_HOLE * block_size]
-    for todo in reversed([todo for todo in todos if todo.target == slot]):
-        first = min(extent.start_block for extent in todo.op.dst_extents)
-        ends.append(min(ends[-1], first * block_size))
+    todo = next(part for part in todos.parts if part.partition.name == slot)
+    operations, numbers = todo.partition.operations, todo.numbers
+
+    def first(number: int) -> int:
+        return min(UNBOUNDED, min(extent.start_block for extent in operations[number].dst_extents) * block_size)
+
+    if todo.partition.ascending:
+        return lambda done: first(numbers[done]) if done < len(numbers) else UNBOUNDED
+    ends = array("Q", [UNBOUNDED])
+    for number in reversed(numbers):
+        ends.append(min(ends[-1], first(number)))
     ends.reverse()
-    return ends
+    return ends.__getitem__
 
 
 class ReadBack:

@@ -8,17 +8,15 @@ block for the table and 4 for the places, beside the 6 of the index itself.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
-from itertools import accumulate
 from typing import Protocol
 
 from updated.install.medium import aligned_buffer
 from updated.install.operations import Readable
-from updated.payload.index import HASH_BYTES, Index, block_hash, chunk_digest
-from updated.payload.manifest import Operation, blocks
+from updated.payload.index import HASH_BYTES, Chunks, Index, block_hash, chunk_digest
 
 PIECE = 1024 * 1024  # bytes of a seed that are read at once
 ZERO_PIECE = bytes(PIECE)
@@ -92,22 +90,20 @@ class Verdict(Enum):
 class Finder:
     """Looks blocks up; ask it about a chunk when all seeds were scanned."""
 
-    def __init__(self, index: Index, operations: Sequence[Operation], block_size: int) -> None:
+    def __init__(self, index: Index, chunks: Chunks, block_size: int) -> None:
         """Build the table.
 
         Args:
             index: of the new image.
-            operations: its chunks, in the index's order.
+            chunks: what it tells about.
             block_size: in bytes.
         """
-        self._index, self.operations, self._block_size = index, operations, block_size
+        self._index, self.chunks, self._block_size = index, chunks, block_size
         self._seeds: list[Seed] = []
         self._places = array("I", bytes(4 * index.blocks))
         self._slots = int(index.blocks * ROOM) + 1
         self._table = array("I", bytes(4 * self._slots))
         self._in_place = bytearray(index.chunks)
-        counts = (blocks(op.dst_extents) for op in operations)
-        self._starts = array("I", [0, *accumulate(counts)][: index.chunks])  # each chunk's first block
         self._fill_table()
 
     def _fill_table(self) -> None:
@@ -128,12 +124,12 @@ class Finder:
 
     def keep(self, target: Seed, *, going_on: Callable[[], None]) -> None:
         """Find the chunks that the target holds in their place already (from an install that was interrupted)."""
-        for number, op in enumerate(self.operations):
+        for number in range(len(self.chunks)):
             if number % CHUNKS_A_LOOK == 0:
                 going_on()
             pieces = [
                 target.read(extent.start_block * self._block_size, extent.num_blocks * self._block_size)
-                for extent in op.dst_extents
+                for extent in self.chunks[number].dst_extents
             ]
             self._in_place[number] = chunk_digest(*pieces) == self._index.digest(number)
 
@@ -192,8 +188,8 @@ class Finder:
             begin = end
 
     def _places_of(self, chunk: int) -> list[int]:
-        end = self._starts[chunk + 1] if chunk + 1 < len(self._starts) else self._index.blocks
-        return [self._place(at) for at in range(self._starts[chunk], end)]
+        begin, end = self.chunks.starts[chunk : chunk + 2]
+        return [self._place(at) for at in range(begin, end)]
 
     def _place(self, number: int) -> int:
         place = self._places[number]
@@ -204,6 +200,8 @@ class Finder:
         places = self._places_of(chunk)
         if MISSING in places:
             return False
-        written = max(extent.start_block + extent.num_blocks for extent in self.operations[chunk].dst_extents)
-        of_target = ((place - 1) // SEEDS for place in places if place != ZERO and place % SEEDS == 0)
-        return all(block >= written for block in of_target)
+        of_target = [(place - 1) // SEEDS for place in places if place != ZERO and place % SEEDS == 0]
+        if not of_target:
+            return True
+        written = max(extent.start_block + extent.num_blocks for extent in self.chunks[chunk].dst_extents)
+        return min(of_target) >= written

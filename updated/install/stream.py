@@ -111,18 +111,18 @@ def believe(raw: bytes, keyring: Keyring | None, *, allow_unsigned_metadata: boo
         RefusedError: any of framing, signature and parse; METADATA_SIGNATURE_MISSING, METADATA_SIGNATURE_MISMATCH,
             SIGNATURE_MISSING when the payload has no signature at its end.
     """
-    header = parse_header(raw[:HEADER_BYTES])
+    header, view = parse_header(raw[:HEADER_BYTES]), memoryview(raw)  # not copied: the manifest is read from it again
     key = None
     blob = raw[header.metadata_size :]
     if header.major == V2 and keyring is not None and (blob or not allow_unsigned_metadata):
         key = verify(
-            hashlib.sha256(raw[: header.metadata_size]).digest(),
+            hashlib.sha256(view[: header.metadata_size]).digest(),
             blob,
             keyring,
             missing=ErrorCode.METADATA_SIGNATURE_MISSING,
             mismatch=ErrorCode.METADATA_SIGNATURE_MISMATCH,
         )
-    parsed = parse_manifest(raw[header.header_size : header.metadata_size], header)
+    parsed = parse_manifest(view[header.header_size : header.metadata_size], header)
     if keyring is not None and not parsed.signatures_size:
         raise RefusedError(
             ErrorCode.SIGNATURE_MISSING,
@@ -198,7 +198,7 @@ class WholeReader(PayloadReader):
         super().__init__(pieces, cancelled)
         self._metadata, self._expected = metadata, expected_sha256
         self._whole = hashlib.sha256(metadata.raw)
-        self._signed = hashlib.sha256(metadata.raw[: metadata.header.metadata_size])
+        self._signed = hashlib.sha256(memoryview(metadata.raw)[: metadata.header.metadata_size])
         self._unsigned_yet = metadata.manifest.signatures_offset  # bytes until the signature, which doesn't sign itself
 
     def note(self, arrived: memoryview) -> None:

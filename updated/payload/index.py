@@ -12,7 +12,8 @@ A block's hash is short because it only finds candidates; a chunk's digest prove
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -54,11 +55,39 @@ def chunk_digest(*pieces: bytes | memoryview) -> bytes:
     return running.digest()[:DIGEST_BYTES]
 
 
-def chunk_operations(partition: Partition) -> Iterator[Operation]:
-    """Yield the operations that an index tells about, in its order."""
-    for op in partition.operations:
+@dataclass(frozen=True, slots=True)
+class Chunks:
+    """The operations of a partition that an index tells about, in its order; 12 bytes of memory for each."""
+
+    operations: Sequence[Operation]
+    numbers: array[int]  # among these
+    starts: array[int]  # each chunk's first block, counted through all chunks; at last how many there are
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, chunk: int) -> Operation:
+        return self.operations[self.numbers[chunk]]
+
+    @property
+    def blocks(self) -> int:
+        """Return how many blocks they have."""
+        return self.starts[-1]
+
+    @property
+    def index_size(self) -> int:
+        """Return how many bytes their index has."""
+        return HEAD.size + len(self) * DIGEST_BYTES + self.blocks * HASH_BYTES
+
+
+def find_chunks(partition: Partition) -> Chunks:
+    """Return the operations that an index of this partition tells about."""
+    numbers, starts = array("I"), array("Q", [0])
+    for number, op in enumerate(partition.operations):
         if op.type in REPLACES and all(extent.start_block != SPARSE_HOLE for extent in op.dst_extents):
-            yield op
+            numbers.append(number)
+            starts.append(starts[-1] + blocks(op.dst_extents))
+    return Chunks(partition.operations, numbers, starts)
 
 
 def describe_chunk(chunk: bytes | memoryview, block_size: int) -> tuple[bytes, bytes]:
@@ -78,15 +107,8 @@ def encode_index(described: Iterable[tuple[bytes, bytes]], block_size: int) -> b
     return HEAD.pack(MAGIC, VERSION, HASH_BYTES, DIGEST_BYTES, block_size, *counts) + digests + hashes
 
 
-def index_size(partition: Partition) -> int:
-    """Return how many bytes the index of a partition has."""
-    operations = list(chunk_operations(partition))
-    count = sum(blocks(op.dst_extents) for op in operations)
-    return HEAD.size + len(operations) * DIGEST_BYTES + count * HASH_BYTES
-
-
-def parse_index(raw: bytes, partition: Partition, block_size: int) -> Index:
-    """Read the index of a partition.
+def parse_index(raw: bytes, of: Chunks, block_size: int) -> Index:
+    """Read the index of these chunks.
 
     Raises:
         RefusedError: INDEX_INVALID; it is none, or one of another partition.
@@ -96,8 +118,7 @@ def parse_index(raw: bytes, partition: Partition, block_size: int) -> Index:
     magic, version, hash_bytes, digest_bytes, size, chunks, count = HEAD.unpack_from(raw)
     if (magic, version, hash_bytes, digest_bytes) != (MAGIC, VERSION, HASH_BYTES, DIGEST_BYTES):
         raise _invalid("its version is another one")
-    operations = list(chunk_operations(partition))
-    wanted = len(operations), sum(blocks(op.dst_extents) for op in operations)
+    wanted = len(of), of.blocks
     if size != block_size or (chunks, count) != wanted:
         raise _invalid(f"it tells of {chunks} chunks with {count} blocks of {size}, the payload has {wanted}")
     middle = HEAD.size + chunks * DIGEST_BYTES

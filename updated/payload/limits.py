@@ -1,7 +1,7 @@
 """How much a payload may ask of us, in one place.
 
-The manifest of a real 768 MiB image in 64 KiB operations is about 0.7 MiB; a 4 MiB manifest of the smallest extents
-costs 85 MiB of memory to read, a 16 MiB one 365 MiB. Hence these.
+The manifest of a real 768 MiB image in 64 KiB operations is about 0.7 MiB, of a full 4 GiB one 3.8 MiB; an image larger
+than that is built in larger operations. As objects, 4 MiB of the smallest extents would cost 85 MiB. Hence these.
 """
 
 from __future__ import annotations

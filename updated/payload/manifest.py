@@ -5,8 +5,10 @@ Names and numbers are update_engine's. `parse_manifest` (in parse.py, offered he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 SPARSE_HOLE = 2**64 - 1  # as a start block: bytes that are consumed, or read as zeros, without a place on the medium
 
@@ -39,16 +41,14 @@ IN_PLACE = frozenset({OpType.MOVE, OpType.BSDIFF})  # read the partition that th
 SUPPORTED = REPLACES | ZEROES | FROM_SOURCE | IN_PLACE
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(NamedTuple):  # tuples, for ten thousands of them are made, several times
     """A run of blocks."""
 
     start_block: int
     num_blocks: int
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(NamedTuple):
     """One step; lengths in bytes, `data_offset` from the payload's data start, hashes SHA-256 or empty."""
 
     type: OpType
@@ -75,12 +75,14 @@ class Partition:
     """What is written as one: a partition, or a file (v1's kernel procedure)."""
 
     name: str
-    operations: tuple[Operation, ...]
+    operations: Sequence[Operation]
     old: Image | None
     new: Image | None
     run_postinstall: bool = False
     is_file: bool = False
     skipped: bool = False  # v1's PCR policy: its bytes are in the payload and nothing is done with them
+    kinds: frozenset[OpType] = frozenset()  # of its operations
+    ascending: bool = False  # whether it is written front to back
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +116,15 @@ class Manifest:
     partitions: tuple[Partition, ...]
     identity: Identity | None
     packages: tuple[Package, ...]
+    data_length: int  # of all operations, in bytes; their data are contiguous
     signatures_offset: int  # from the payload's data start
     signatures_size: int  # 0: unsigned
     in_place: bool  # v1 delta: the partition that is written is also the source
     max_timestamp: int | None = None
 
-    @property
-    def data_length(self) -> int:
-        """All operations' data, in bytes; blobs are contiguous."""
-        return max(
-            (op.data_offset + op.data_length for part in self.partitions for op in part.operations if op.data_length),
-            default=0,
-        )
-
 
 def blocks(extents: tuple[Extent, ...]) -> int:
     """Return how many blocks the extents cover, holes included."""
     if len(extents) == 1:  # as nearly always
-        return extents[0].num_blocks
+        return extents[0][1]
     return sum([extent.num_blocks for extent in extents])

@@ -23,12 +23,15 @@ from updated.errors import ErrorCode, LocalError
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import V1, V2, Header, encode_header
 from updated.payload.index import encode_index
+from updated.payload.limits import LIMITS
 from updated.payload.manifest import SPARSE_HOLE, OpType
 from updated.payload.parse import PACKAGE_NAME
 from updated.release.chunks import BLOCK, COMPRESSIONS, Chunked, Plan, chunk_image
 from updated.release.packages import Measured, PackageFile, add_index, add_packages, measure
 from updated.release.sign import load_private_keys, sign, signature_size
 
+CHUNK = 64 * 1024  # bytes
+PACKAGE_ROOM = LIMITS.packages * 512  # bytes of the manifest for what is added last: names of up to 200, hashes
 V1_CHUNK = 1024 * 1024  # update_engine's
 V1_COMPRESSIONS = ("bz2", "none")
 MINOR_FULL, MINOR_DELTA = 0, 4  # AOSP's numbers: from 4 on there is BROTLI_BSDIFF
@@ -50,7 +53,7 @@ class BuildRequest:
     kernel: Path | None = None
     major: int = V2
     compression: str | None = None  # none given: zstd, for version 1 bz2
-    chunk_kib: int = 64
+    chunk_kib: int | None = None  # none given: 64, or as much more as the limit of operations asks for
     not_after: int | None = None  # seconds since 1970, UTC
     jobs: int = 2
     packages: tuple[PackageFile, ...] = ()
@@ -93,7 +96,7 @@ def _check(request: BuildRequest) -> None:
         problem = f"there is no payload version {request.major}"
     elif compression not in (V1_COMPRESSIONS if request.major == V1 else COMPRESSIONS):
         problem = f"version {request.major} payloads have no {compression}"
-    elif request.chunk_kib <= 0 or request.chunk_kib * 1024 % BLOCK:
+    elif request.chunk_kib is not None and (request.chunk_kib <= 0 or request.chunk_kib * 1024 % BLOCK):
         problem = f"chunks of {request.chunk_kib} KiB are no whole blocks of {BLOCK} bytes"
     elif request.rollback_index < 0 or request.jobs < 1:
         problem = "the rollback index and the jobs can't be negative"
@@ -141,11 +144,40 @@ def _manifest(
     manifest.signatures_offset, manifest.signatures_size = end, signature_size(keys)
     if request.major == V1:
         _add_noop(manifest, pb.InstallOperation(data_offset=end, data_length=manifest.signatures_size))
+    _check_limits(manifest, request)
     return manifest, index
 
 
+def _check_limits(manifest: pb.DeltaArchiveManifest, request: BuildRequest) -> None:
+    """See that hosts will take the manifest: what they refuse must not be published.
+
+    Raises:
+        LocalError: USAGE.
+    """
+    groups = [manifest.partition_operations, manifest.noop_operations]
+    groups += [procedure.operations for procedure in manifest.procedures]
+    groups += [partition.operations for partition in manifest.partitions]
+    operations = sum(map(len, groups))
+    extents = sum(len(op.src_extents) + len(op.dst_extents) for group in groups for op in group)
+    size = manifest.ByteSize() + PACKAGE_ROOM
+    if operations <= LIMITS.operations and extents <= LIMITS.extents and size <= LIMITS.manifest_bytes:
+        return
+    if request.major == V1:
+        hint = "Build version 2, whose chunks can be larger: leave --major out."
+    elif request.old is not None:
+        hint = "Build a full payload: leave --old out."
+    else:
+        hint = "Let the chunks be larger: leave --chunk-kib out, or double it until this is met."
+    raise LocalError(
+        ErrorCode.USAGE,
+        f"the payload would have {operations} operations with {extents} extents, {size} bytes of manifest; hosts take"
+        f" up to {LIMITS.operations} with {LIMITS.extents} and {LIMITS.manifest_bytes} bytes",
+        hint=hint,
+    )
+
+
 def _add_v2(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO) -> tuple[int, bytes | None]:
-    plan = Plan(request.chunk_kib * 1024, request.compression or "zstd", zeros=True, jobs=request.jobs, index=True)
+    plan = Plan(_chunk_bytes(request), request.compression or "zstd", zeros=True, jobs=request.jobs, index=True)
     index = None
     if request.old is None:
         manifest.minor_version = MINOR_FULL
@@ -160,6 +192,17 @@ def _add_v2(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: Bin
         _add_partition(manifest, "kernel", kernel)
         end = kernel.data_end
     return end, index
+
+
+def _chunk_bytes(request: BuildRequest) -> int:
+    """Return the chunks' size: the usual one, doubled until the images can't have more chunks than hosts take."""
+    if request.chunk_kib is not None:
+        return request.chunk_kib * 1024
+    images = [request.image, *([request.kernel] if request.kernel is not None else [])]
+    sizes, chunk = [image.stat().st_size for image in images], CHUNK
+    while sum(-(-size // chunk) for size in sizes) > LIMITS.operations:
+        chunk *= 2
+    return chunk
 
 
 def _add_delta(manifest: pb.DeltaArchiveManifest, request: BuildRequest, old: Path, spool: BinaryIO) -> int:

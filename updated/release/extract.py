@@ -15,7 +15,7 @@ from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install.fetch import FileSource
 from updated.install.operations import carry_out
 from updated.install.stream import Metadata, PayloadReader, WholeReader, open_payload
-from updated.payload.manifest import FROM_SOURCE, Manifest, Operation, Partition
+from updated.payload.manifest import FROM_SOURCE, IN_PLACE, Manifest, Operation, Partition
 from updated.payload.signature import parse_signatures
 from updated.payload.trust import Keyring
 from updated.release.packages import measure
@@ -195,13 +195,13 @@ def _extract(payload: Path, name: str, out: Path, old: Path | None, keyring: Key
     metadata, reader = _open_payload(payload, keyring)
     manifest = metadata.manifest
     partition = _find(manifest, name)
-    needs_old = any(op.src_extents for op in partition.operations)
+    needs_old = bool(partition.kinds & (FROM_SOURCE | IN_PLACE))
     if needs_old and old is None:
         raise LocalError(ErrorCode.USAGE, "this payload is a delta", hint="Name the old image with --old.")
     in_place = manifest.in_place and not partition.is_file
     if in_place and old is not None:
         shutil.copyfile(old, out)
-    source = old if old is not None and any(op.type in FROM_SOURCE for op in partition.operations) else None
+    source = old if old is not None and partition.kinds & FROM_SOURCE else None
     with _open(out, os.O_RDWR | os.O_CREAT | (0 if in_place else os.O_TRUNC)) as image:
         if source is not None:
             with _open(source, os.O_RDONLY) as running:

@@ -1,0 +1,63 @@
+"""What is still to be carried out: operations by their numbers, read from the manifest whenever they are looked at."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+from updated.payload.manifest import Operation, Partition
+
+NO_CHUNK = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """One operation that is still to be carried out."""
+
+    op: Operation
+    target: str  # the partition's name
+    number: int  # among the partition's operations
+    chunk: int | None = None  # of the index: put it together from what is here; None: from the payload, or from nothing
+
+
+@dataclass(frozen=True, slots=True)
+class PartTodos:
+    """Which of a partition's operations, ascending; where some are put together, 8 bytes of memory for each."""
+
+    partition: Partition
+    numbers: Sequence[int]
+    chunks: array[int] | None = None  # for each number its chunk, or NO_CHUNK; None: there is none
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Todo]:
+        operations, name = self.partition.operations, self.partition.name
+        chunks: Iterable[int] = repeat(NO_CHUNK) if self.chunks is None else self.chunks
+        for number, chunk in zip(self.numbers, chunks, strict=False):
+            yield Todo(operations[number], name, number, None if chunk == NO_CHUNK else chunk)
+
+
+@dataclass(frozen=True, slots=True)
+class Todos:
+    """What is to be done, in the payload's order; it can be iterated as often as it is needed."""
+
+    parts: tuple[PartTodos, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __iter__(self) -> Iterator[Todo]:
+        for part in self.parts:
+            yield from part
+
+    def of(self, names: Collection[str]) -> Todos:
+        """Return what of it belongs to these partitions."""
+        return Todos(tuple(part for part in self.parts if part.partition.name in names))
+
+
+def all_of(partition: Partition, first: int = 0) -> PartTodos:
+    """Return all operations of a partition, from one on."""
+    return PartTodos(partition, range(first, len(partition.operations)))
