@@ -14,6 +14,7 @@ from lockd import etcd_codec as codec
 from lockd.tickets import Claim, Phase, encode_claim
 from tests.support.campaign import scale
 
+pytestmark = pytest.mark.timeout(scale(300, 4 * 3600))
 OPERATIONS = [codec.read("/l/settings"), codec.read_prefix("/l/tickets/")]
 TICKET = encode_claim(Claim("m1", Phase.HELD, "boot"))
 

@@ -12,13 +12,16 @@ import subprocess
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from lockd.config import STARTS_A_DAY
 from lockd.oncalendar import WORDS, parse
 from lockd.windows import Window, next_openings
 from tests.support.campaign import scale
 
+pytestmark = pytest.mark.timeout(scale(300, 4 * 3600))
 COUNT = 4
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"]
 STEP = re.compile(r"(?<![\d.])(\d+)/(\d+)")
@@ -74,8 +77,14 @@ def we_say(text: str, base: datetime) -> list[datetime] | None:
         zone = ZoneInfo(calendar.zone or "UTC")
     except (ValueError, ZoneInfoNotFoundError, OSError):
         return None
+    if len(calendar.times) > STARTS_A_DAY:
+        return []  # a policy refuses it: only whether systemd takes it for an expression is compared
     window = Window(time(0), 1, zone, calendar=calendar)
     return [opening.start for opening in next_openings([window], base, COUNT)]
+
+
+def is_too_often(text: str) -> bool:
+    return len(parse(text).times) > STARTS_A_DAY
 
 
 def item(low: int, high: int) -> st.SearchStrategy[str]:
@@ -137,9 +146,9 @@ def test_expressions_elapse_when_systemd_says(text: str, base: datetime) -> None
     if expected is None or found is None:
         assert (expected, found) == (None, None), text
         return
-    expected = [moment for moment in expected if moment - base < SIGHT]
-    assert [moment for moment in found if moment - base < SIGHT][: len(expected)] == expected
-    assert len(found) >= len(expected)
+    if not is_too_often(text):
+        expected = [moment for moment in expected if moment - base < SIGHT]
+        assert [moment for moment in found if moment - base < SIGHT][: len(expected)] == expected
 
 
 SLIPS = "0123456789*/,.-~: aMonUTC"
@@ -157,4 +166,6 @@ def test_a_slip_is_never_taken_for_something_else(
         return
     expected = systemd_says(changed, base)
     assert expected is not None, f"{changed!r} is accepted here only"
+    if is_too_often(changed):
+        return
     assert found[: len(expected)] == [moment for moment in expected if moment - base < SIGHT]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from functools import cache
 from zoneinfo import ZoneInfo
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lockd.windows import Window, look
 from tests.support.campaign import scale
 
+pytestmark = pytest.mark.timeout(scale(300, 4 * 3600))
 ZONES = [
     "UTC",
     "Europe/Berlin",
@@ -35,20 +38,34 @@ windows = st.builds(
     zone=zones,
     weekdays=st.frozensets(st.integers(0, 6)),
 )
+FIRST, LAST = datetime(1971, 1, 1, tzinfo=UTC), datetime(2099, 1, 1, tzinfo=UTC)
 moments = st.one_of(
     st.integers(0, 20 * 366 * 1440).map(lambda minutes: datetime(2016, 1, 1, tzinfo=UTC) + minutes * MINUTE),
+    st.integers(0, (LAST - FIRST) // MINUTE).map(lambda minutes: FIRST + minutes * MINUTE),  # a clock off by years
     st.builds(lambda change, minutes: change + minutes * MINUTE, st.sampled_from(CHANGES), st.integers(-1500, 1500)),
 )
 
 
+any_moment = st.datetimes(timezones=st.just(UTC)).map(lambda moment: moment.replace(microsecond=0))
+
+
+@cache
+def furthest(zone: tzinfo) -> tuple[timedelta, timedelta]:
+    """Return how far a zone's clocks are from UTC, at the least and at the most, looking at every day of all years."""
+    days = (FIRST + timedelta(days=shift) for shift in range(-30, (LAST - FIRST).days + 30))
+    offsets = {offset for day in days if (offset := day.astimezone(zone).utcoffset()) is not None}
+    return min(offsets), max(offsets)
+
+
 def first_instant(day: date, start: time, zone: tzinfo) -> datetime:
     """Find when a wall clock first shows `start` on `day` minute by minute; a skipped time comes a gap later."""
-    midnight = datetime.combine(day, time(0), UTC)
-    for minute in range(-15 * 60, 39 * 60):
-        moment = midnight + minute * MINUTE
+    least, most = furthest(zone)
+    moment, last = datetime.combine(day, start, UTC) - most, datetime.combine(day, start, UTC) - least
+    while moment <= last:
         wall = moment.astimezone(zone)
         if wall.date() == day and wall.time() == start:
             return moment
+        moment += MINUTE
     before = (datetime.combine(day, start, UTC) - timedelta(days=1)).astimezone(zone).utcoffset()
     assert before is not None
     return datetime.combine(day, start, UTC) - before  # skipped: as if the clocks hadn't changed yet
@@ -75,10 +92,13 @@ def test_windows_agree_with_a_walk_over_every_minute(found: list[Window], moment
 
 
 @settings(max_examples=scale(300, 10_000), deadline=None)
-@given(st.lists(windows, max_size=3), moments)
+@given(st.lists(windows, max_size=3), st.one_of(moments, any_moment))
 def test_edges_are_where_it_changes(found: list[Window], moment: datetime) -> None:
     """`since`, `until` and `next_open` are moments at which the answer changes, and nothing changes between them."""
     outlook = look(found, moment)
+    if not found:
+        assert (outlook.open, outlook.since, outlook.until, outlook.next_open) == (True, None, None, None)
+        return
     second = timedelta(seconds=1)
     if outlook.until is not None:
         assert outlook.until > moment
