@@ -17,15 +17,14 @@ from lockd.etcd import EtcdClient, EtcdOptions
 from lockd.semaphore import NOTHING_SEEN, Identity, Semaphore, Standing
 from lockd.store import EtcdStore
 from lockd.tickets import Group
+from tests.support.bare_http import BareTransport
 from tests.support.moving_clock import MovingClock
-from tests.support.quick_http import QuickTransport
 
 DOWN_SECS = 1.2  # 60 s, 1:50
-WATCH_SECS = 60.0
+WATCH_SECS = 30.0  # as lockd does: then it renews its lease, looks, and watches again
 SPREAD_SECS = 0.01  # for each host: 1,000 come to want it within 10 s
 AGAIN_SECS = 1.0  # after a fault
 PATIENCE_SECS = 600.0  # with one request: everybody shares one process and one etcd
-TTL_SECS = 600
 BOOT = "00000000-0000-4000-8000-000000000001"
 
 
@@ -37,6 +36,7 @@ class Load:
     limit: int
     secs: float
     down_secs: float = DOWN_SECS
+    watch_secs: float = WATCH_SECS
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Tally:
     requests: int = 0
     compare_failures: int = 0
     inversions: int = 0
+    by_time: int = 0  # of the requests, those that are only there because the wait was long
     faults: int = 0  # requests that etcd failed: it was too busy
     numbers: dict[str, int] = field(default_factory=dict)  # of those who wait: their place in the queue
     order: list[int] = field(default_factory=list)  # the same places, sorted
@@ -72,6 +73,20 @@ class Tally:
         return ahead
 
 
+@dataclass
+class Waiter:
+    """One host, and where it stood when its last wait ended by the time, and by nothing that happened."""
+
+    semaphore: Semaphore
+    client: CountingClient
+    timed_out: Standing | None = None
+
+    @property
+    def name(self) -> str:
+        """Its machine id."""
+        return self.semaphore.identity.machine_id
+
+
 class CountingClient(EtcdClient):
     """Counts transactions whose comparison failed."""
 
@@ -89,8 +104,8 @@ async def run_tickets(endpoint: str, load: Load, dice: random.Random) -> Tally:
     """Let everybody reboot once, or as many as the time allows."""
     tally = Tally()
     clients = [connect(endpoint) for _ in range(load.waiters + 1)]
-    await _semaphore(clients[0], "operator").set_max(load.limit)
-    hosts = [_semaphore(client, f"{number:032x}") for number, client in enumerate(clients[1:], 1)]
+    await _semaphore(clients[0], "operator", load).set_max(load.limit)
+    hosts = [Waiter(_semaphore(client, f"{place:032x}", load), client) for place, client in enumerate(clients[1:], 1)]
     dice.shuffle(hosts)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(load.secs):
@@ -102,53 +117,61 @@ async def run_tickets(endpoint: str, load: Load, dice: random.Random) -> Tally:
 
 
 def connect(endpoint: str) -> CountingClient:
-    http = httpx.AsyncClient(transport=QuickTransport(), trust_env=False, timeout=PATIENCE_SECS)
+    http = httpx.AsyncClient(transport=BareTransport(), trust_env=False, timeout=PATIENCE_SECS)
     return CountingClient(EtcdOptions((endpoint,), request_timeout_secs=PATIENCE_SECS), http)
 
 
-def _semaphore(client: EtcdClient, name: str) -> Semaphore:
-    store = EtcdStore(client, prefix="/fleet", group="web", lease_ttl_secs=TTL_SECS)
+def _semaphore(client: EtcdClient, name: str, load: Load) -> Semaphore:
+    store = EtcdStore(client, prefix="/fleet", group="web", lease_ttl_secs=int(load.watch_secs) * 10)
     return Semaphore(store, MovingClock(), Identity(name, BOOT, f"host-{name[-5:]}.example.org"))
 
 
-async def _reboot(host: Semaphore, load: Load, tally: Tally, fraction: float) -> None:
+async def _reboot(host: Waiter, load: Load, tally: Tally, fraction: float) -> None:
     await asyncio.sleep(fraction * load.waiters * SPREAD_SECS)
     seen: Group | None = NOTHING_SEEN  # as a daemon does that has no ticket
-    while not await _approach(host, seen, tally):
+    while not await _approach(host, seen, tally, load.watch_secs):
         seen = None
-    tally.go(host.identity.machine_id, load.limit)
+    tally.go(host.name, load.limit)
     await asyncio.sleep(load.down_secs)
     while not await _give_back(host, tally):
         await asyncio.sleep(AGAIN_SECS)
 
 
-async def _approach(host: Semaphore, seen: Group | None, tally: Tally) -> bool:
-    """Take the steps that are possible now, and wait for the next one; True when this host goes down."""
+async def _approach(host: Waiter, seen: Group | None, tally: Tally, watch_secs: float) -> bool:
+    """Take the steps that are possible now, and wait for the next one; True when this host goes down.
+
+    What a host sends after a wait that ended by the time, up to the end of its next wait, is there by time: without
+    that end its watch would still have been open.
+    """
+    before, timed_out, semaphore = host.client.requests, host.timed_out, host.semaphore
     try:
-        standing = await host.acquire("4230.2.1", "4230.2.2", seen=seen)
-        tally.join(host.identity.machine_id, standing.ticket.create_revision)
-        if await host.commit(standing, "4230.2.1", "4230.2.2"):
+        if timed_out:
+            await semaphore.store.keep(timed_out.ticket)
+        standing = await semaphore.acquire("4230.2.1", "4230.2.2", seen=seen)
+        tally.join(host.name, standing.ticket.create_revision)
+        if await semaphore.commit(standing, "4230.2.1", "4230.2.2"):
             return True
-        await _wait_turn(host, standing)
+        in_vain = await _wait_turn(semaphore, standing, watch_secs)
+        tally.by_time += host.client.requests - before if timed_out else 0
+        host.timed_out = standing if in_vain else None
     except LockdError:
         tally.faults += 1
         await asyncio.sleep(AGAIN_SECS)
     return False
 
 
-async def _wait_turn(host: Semaphore, standing: Standing) -> None:
-    """Wait for something to change; renew the lease if it took the whole time."""
-    end = asyncio.get_running_loop().time() + WATCH_SECS
-    await host.store.wait_turn(standing.group, standing.ticket, WATCH_SECS)
-    if asyncio.get_running_loop().time() >= end:
-        await host.store.keep(standing.ticket)
+async def _wait_turn(host: Semaphore, standing: Standing, watch_secs: float) -> bool:
+    """Wait for something to change; tell whether it was in vain."""
+    end = asyncio.get_running_loop().time() + watch_secs
+    await host.store.wait_turn(standing.group, standing.ticket, watch_secs)
+    return asyncio.get_running_loop().time() >= end
 
 
-async def _give_back(host: Semaphore, tally: Tally) -> bool:
+async def _give_back(host: Waiter, tally: Tally) -> bool:
     """Give the slot back, as after the boot."""
     try:
-        own = (await host.look()).of(host.identity.machine_id)
-        return own is None or await host.give_back(own)
+        own = (await host.semaphore.look()).of(host.name)
+        return own is None or await host.semaphore.give_back(own)
     except LockdError:
         tally.faults += 1
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import ssl
@@ -85,6 +86,12 @@ class Etcd:
         """Let it go on."""
         assert self._child is not None
         self._child.send_signal(signal.SIGCONT)
+
+    def cpu_secs(self) -> float:
+        """Return how much time of processors it has used so far."""
+        assert self._child is not None
+        fields = Path(f"/proc/{self._child.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         """End it."""
