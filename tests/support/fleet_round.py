@@ -123,17 +123,17 @@ class Round:
             self.problems.append(f"{name} went before {ahead}")
 
 
-async def break_members(cluster: Cluster, made: Round, dice: random.Random, times: int) -> None:
+async def break_members(cluster: Cluster, rounds: Sequence[Round], dice: random.Random, times: int) -> None:
     """Kill, pause and start members again; mostly one at a time, at times the majority.
 
-    The first time it is the majority, and each time the members stay broken until a host has met it: on a fast machine
-    as on a slow one, a round is never over before anything failed.
+    The first time it is the majority, and each time the members stay broken until a host of each round has met it: on a
+    fast machine as on a slow one, a round is never over before anything failed.
     """
     for time in range(times):
-        failures = made.failures
+        failures = [made.failures for made in rounds]
         for member in dice.sample(cluster.members, 2 if time == 0 else dice.choice((1, 1, 1, 2))):
             _break(member, dice)
-        while made.failures == failures and not made.is_over:
+        while any(made.failures == before and not made.is_over for made, before in zip(rounds, failures, strict=True)):
             await asyncio.sleep(AGAIN_SECS)
         await asyncio.sleep(dice.uniform(*BROKEN_SECS))
         for member in cluster.members:
