@@ -11,7 +11,8 @@ from updated.errors import LocalError, UpdateError
 from updated.install.crew import BATCH_BYTES, Crew
 from updated.install.operations import Readable, Writable, carry_out, write_extents
 from updated.install.ranges import Span
-from updated.install.reuse import Finder, Run
+from updated.install.reuse import Finder
+from updated.install.seeds import Run
 from updated.install.stream import Metadata, PayloadReader
 from updated.install.todo import PartTodos, Todo, Todos
 from updated.payload.index import chunk_digest

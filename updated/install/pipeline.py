@@ -21,6 +21,7 @@ from pathlib import Path
 
 from updated.common.log import get_logger
 from updated.errors import ErrorCode, RefusedError
+from updated.install.ahead import fetched_ahead
 from updated.install.carry import Carrier, Meter, Progress, fetch_spans
 from updated.install.checkpoint import Journal
 from updated.install.crew import Crew
@@ -223,9 +224,9 @@ class _Install:
         save = self._planner.saver(work, carrier.crew, plan.settled)
         while todos:
             spans = fetch_spans(todos, work.metadata)
-            pieces = self._means.source.read(spans) if spans else iter(())
-            reader = PayloadReader(pieces, self._means.cancelled)
-            carrier.carry(todos, reader, work.meter, _follower(carrier, todos, read_back, save))
+            with fetched_ahead(self._means.source.read(spans) if spans else iter(())) as pieces:
+                reader = PayloadReader(pieces, self._means.cancelled)
+                carrier.carry(todos, reader, work.meter, _follower(carrier, todos, read_back, save))
             todos = carrier.take_missed(work.meter)
         if work.metadata.key is None:
             raise AssertionError("only signed metadata let parts be left out")

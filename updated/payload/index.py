@@ -30,16 +30,22 @@ HEAD = struct.Struct("<4sBBBxIII")
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """A parsed index; `digests` and `hashes` are one after the other without gaps."""
+    """A parsed index; `raw` has the digests and hashes one after the other without gaps."""
 
-    digests: memoryview
-    hashes: memoryview
+    raw: bytes
+    first_hash: int  # where the hashes begin
     chunks: int
     blocks: int
 
     def digest(self, chunk: int) -> bytes:
         """Return the digest of a chunk, by its number."""
-        return bytes(self.digests[chunk * DIGEST_BYTES : (chunk + 1) * DIGEST_BYTES])
+        at = HEAD.size + chunk * DIGEST_BYTES
+        return self.raw[at : at + DIGEST_BYTES]
+
+    def hash(self, block: int) -> bytes:
+        """Return the short hash of a block, by its number; of one behind the last it is none that a block has."""
+        at = self.first_hash + block * HASH_BYTES
+        return self.raw[at : at + HASH_BYTES]
 
 
 def block_hash(block: bytes | memoryview) -> bytes:
@@ -124,8 +130,7 @@ def parse_index(raw: bytes, of: Chunks, block_size: int) -> Index:
     middle = HEAD.size + chunks * DIGEST_BYTES
     if len(raw) != middle + count * HASH_BYTES:
         raise _invalid(f"it has {len(raw)} bytes, not {middle + count * HASH_BYTES}")
-    view = memoryview(raw)
-    return Index(view[HEAD.size : middle], view[middle:], chunks, count)
+    return Index(raw, middle, chunks, count)
 
 
 def _invalid(what: str) -> RefusedError:

@@ -1,0 +1,68 @@
+"""Fetches ahead of who carries out: the line is used also while there is enough to do without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from threading import Condition, Thread
+
+AHEAD_BYTES = 8 * 1024 * 1024  # that have come and wait
+
+
+class _Line:
+    """Pieces on their way from one thread to another; at most AHEAD_BYTES, or one that is larger."""
+
+    def __init__(self, pieces: Iterator[memoryview]) -> None:
+        self._pieces = pieces
+        self._come: SimpleQueue[memoryview | Exception | None] = SimpleQueue()
+        self._changed = Condition()
+        self._waiting = 0  # bytes
+        self._ended = False
+
+    def fill(self) -> None:
+        """Fetch until everything is there, or nobody wants it any more."""
+        try:
+            for piece in self._pieces:
+                self._come.put(piece)
+                with self._changed:
+                    self._waiting += len(piece)
+                    self._changed.wait_for(lambda: self._ended or self._waiting < AHEAD_BYTES)
+                    if self._ended:
+                        return
+        except Exception as error:  # noqa: BLE001 - it is raised where the pieces are taken
+            self._come.put(error)
+        else:
+            self._come.put(None)
+
+    def take(self) -> Iterator[memoryview]:
+        """Yield the pieces; raise what fetching them raised."""
+        while (piece := self._come.get()) is not None:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+            with self._changed:
+                self._waiting -= len(piece)
+                self._changed.notify()
+
+    def end(self) -> None:
+        """Let no more be fetched."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+
+@contextmanager
+def fetched_ahead(pieces: Iterator[memoryview]) -> Iterator[Iterator[memoryview]]:
+    """Yield an iterator over the same pieces, which another thread takes as they come; whatever it raises comes too.
+
+    The end waits for the piece that is under way, so nothing is read from the source afterwards.
+    """
+    line = _Line(pieces)
+    thread = Thread(target=line.fill, name="fetch-ahead", daemon=True)
+    thread.start()
+    try:
+        yield line.take()
+    finally:
+        line.end()
+        thread.join()
