@@ -56,7 +56,7 @@ class Blockers:
         except OSError as error:
             return (Blocker("blockers.d", f"can't be listed: {error}", "it can be read"),)
         timeout = self._hooks.blocker_timeout_secs
-        limits = {**env, "LOCKD_EVENT": "blocker", "LOCKD_TIMEOUT_SECS": f"{timeout:g}"}
+        limits = {**env, "LOCKD_EVENT": "blocker", "LOCKD_TIMEOUT_SECS": str(int(timeout))}
         outcomes = await asyncio.gather(*(run_program(path, timeout_secs=timeout, env=limits) for path in paths))
         return (*_refusals(outcomes), *await self._alerted())
 

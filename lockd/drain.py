@@ -92,7 +92,7 @@ class Drain:
 
     async def _run(self, event: str, timeout_secs: float, env: Mapping[str, str]) -> list[Outcome]:
         folder = "pre-reboot.d" if event == "pre-reboot" else "post-boot.d"
-        full = {**env, "LOCKD_EVENT": event, "LOCKD_TIMEOUT_SECS": f"{timeout_secs:g}"}
+        full = {**env, "LOCKD_EVENT": event, "LOCKD_TIMEOUT_SECS": str(int(timeout_secs))}
         folders = [one / folder for one in self._settings.dirs]
         stop = event == "pre-reboot" and self._settings.on_pre_reboot_failure == "stop"
         return await run_all(folders, timeout_secs=timeout_secs, env=full, until_failure=stop)
