@@ -139,14 +139,14 @@ class Planner:
     def _index(self, metadata: Metadata, root: Partition, *, kept: bool) -> _Fetched | None:
         """Return the release's index, kept from before or fetched; None when there is none to be had."""
         package = next((package for package in metadata.manifest.packages if package.kind == KIND), None)
-        if package is None:
+        if package is None or self._packages is None:
             return None
         chunks, raw = find_chunks(root), None
         if package.size != chunks.index_size:
             return None
         if kept and self._journal is not None:
             raw = self._journal.index_of(metadata.digest.hex(), package.size)
-        if raw is None and self._packages is not None:
+        if raw is None:
             try:
                 raw = fetch_file(self._packages.open_source(package.name, package.size), package.size, self._cancelled)
             except (LocalError, RemoteError) as error:

@@ -185,7 +185,12 @@ class PayloadReader:
 
 
 class WholeReader(PayloadReader):
-    """Reads everything behind the metadata, and hashes the payload: all of it, and what its signature covers."""
+    """Reads everything behind the metadata, and hashes it, once.
+
+    What the offer's hash covers begins as what the payload signature covers does, but for a metadata signature in
+    between. A payload that has one is proven by it: its operations' hashes cover every byte of data. So where the offer
+    says what the whole hashes to, that is compared, and the payload signature is left to those that have no offer.
+    """
 
     def __init__(
         self,
@@ -197,20 +202,25 @@ class WholeReader(PayloadReader):
         """Take what follows the metadata; `expected_sha256` of the whole payload is what an offer says, if it does."""
         super().__init__(pieces, cancelled)
         self._metadata, self._expected = metadata, expected_sha256
-        self._whole = hashlib.sha256(metadata.raw)
-        self._signed = hashlib.sha256(memoryview(metadata.raw)[: metadata.header.metadata_size])
+        signed = memoryview(metadata.raw)[: metadata.header.metadata_size]
+        self._hash = hashlib.sha256(signed if expected_sha256 is None else metadata.raw)
+        self._sees_signed = expected_sha256 is None or len(signed) == len(metadata.raw)
         self._unsigned_yet = metadata.manifest.signatures_offset  # bytes until the signature, which doesn't sign itself
+        self._signed = b"" if self._unsigned_yet else self._hash.digest()  # once all that is signed has come
 
     def note(self, arrived: memoryview) -> None:
         """Hash what has arrived."""
-        if self._expected is not None:
-            self._whole.update(arrived)
         if self._unsigned_yet:
-            self._signed.update(arrived[: self._unsigned_yet])
-            self._unsigned_yet = max(0, self._unsigned_yet - len(arrived))
+            data, arrived = arrived[: self._unsigned_yet], arrived[self._unsigned_yet :]
+            self._hash.update(data)
+            self._unsigned_yet -= len(data)
+            if not self._unsigned_yet:
+                self._signed = self._hash.digest()
+        if self._expected is not None:
+            self._hash.update(arrived)
 
     def check_end(self, keyring: Keyring) -> str:
-        """Read the payload signature and check size, whole hash and signature; return the name of the key that fits.
+        """Read the payload signature and check size, whole hash, signature; return the name of the key that proves it.
 
         Raises:
             RefusedError: PAYLOAD_HASH_MISMATCH, SIGNATURE_MISSING, SIGNATURE_MISMATCH.
@@ -218,15 +228,17 @@ class WholeReader(PayloadReader):
         """
         blob = self.take_bytes(self._metadata.manifest.signatures_size)
         self.finish()
-        if self._expected is not None and self._whole.digest() != self._expected:
+        if self._expected is not None and self._hash.digest() != self._expected:
             raise RefusedError(
                 ErrorCode.PAYLOAD_HASH_MISMATCH,
                 "the payload's SHA-256 is not the one that the update server named",
                 hint="The mirror or the update server has another file; look at both.",
                 retry=Retry.OTHER_SOURCE,
             )
-        digest = self._signed.digest()
-        return verify(digest, blob, keyring, missing=ErrorCode.SIGNATURE_MISSING, mismatch=ErrorCode.SIGNATURE_MISMATCH)
+        if not self._sees_signed and self._metadata.key is not None:
+            return self._metadata.key
+        missing, mismatch = ErrorCode.SIGNATURE_MISSING, ErrorCode.SIGNATURE_MISMATCH
+        return verify(self._signed, blob, keyring, missing=missing, mismatch=mismatch)
 
 
 def _size_mismatch(message: str) -> RemoteError:

@@ -6,14 +6,14 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from typing import NamedTuple
 
 from updated.payload.manifest import Operation, Partition
 
 NO_CHUNK = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Todo:
+class Todo(NamedTuple):  # made for each operation as it comes by
     """One operation that is still to be carried out."""
 
     op: Operation
