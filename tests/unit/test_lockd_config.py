@@ -73,6 +73,7 @@ def test_whole_policy_is_read(tmp_path: Path) -> None:
         ('[[windows]]\nstart = "14:00"', "unknown setting windows"),
         ("window = 3", "must be a list"),
         ("min_remaining_secs = -1", "negative"),
+        ('alerts.url = "http://h:99999"', "alerts.url: 'http://h:99999' is no URL"),
         ("this is no toml", "is not TOML"),
     ],
 )

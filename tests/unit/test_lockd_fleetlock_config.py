@@ -50,6 +50,7 @@ def test_good_settings_are_read(tmp_path: Path, text: str) -> None:
         (f'token_file = "/t"\ngroups = []\n{ETCD}', "groups"),
         (f'token_file = "/t"\ngroups = ["a_b"]\n{ETCD}', "a_b"),
         (f'token_file = "/t"\nlisten = "8080"\n{ETCD}', "8080"),
+        (f'insecure = true\nlisten = "127.0.0.1:99999"\n{ETCD}', "127.0.0.1:99999"),
         ('token_file = "/t"\n', "etcd.endpoints"),
         (f'token_file = "/t"\ninsecure = 1\n{ETCD}', "insecure"),
         ("this is no toml", "not TOML"),
@@ -81,6 +82,7 @@ def test_no_address_is_refused(text: str) -> None:
     [
         ("", "needs fleetlock.base_url"),
         ('base_url = "https://h/x"', "must end with a slash"),
+        ('base_url = "https://h:99999/"', "'https://h:99999/' is no URL: Port out of range"),
         ('base_url = "https://h/"\nid = "a/b"', "fleetlock.id"),
         ('base_url = "https://h/"\ncert_file = "/c"', "go together"),
         ('base_url = "https://h/"\nrequest_timeout_secs = 0', "above 0"),

@@ -10,7 +10,7 @@ from updated.common.log import get_logger
 from updated.errors import LocalError, UpdateError
 from updated.install.crew import BATCH_BYTES, Crew
 from updated.install.operations import Readable, Writable, carry_out, write_extents
-from updated.install.ranges import Span
+from updated.install.ranges import Spans
 from updated.install.reuse import Finder
 from updated.install.seeds import Run
 from updated.install.stream import Metadata, PayloadReader
@@ -77,18 +77,14 @@ class Meter:
         self._observe(Progress(self._phase, self.done, max(self._total, self._told), self.reused))
 
 
-def fetch_spans(todos: Iterable[Todo], metadata: Metadata) -> list[Span]:
+def fetch_spans(todos: Iterable[Todo], metadata: Metadata) -> Spans:
     """Return which bytes of the payload the operations need, neighbours joined."""
-    spans: list[Span] = []
+    spans = Spans()
     for todo in todos:
         if todo.chunk is not None or not todo.op.data_length:
             continue
         begin = metadata.data_start + todo.op.data_offset
-        end = begin + todo.op.data_length
-        if spans and spans[-1].end == begin:
-            spans[-1] = Span(spans[-1].begin, end)
-        else:
-            spans.append(Span(begin, end))
+        spans.append(begin, begin + todo.op.data_length)
     return spans
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from heapq import nlargest
+from itertools import islice, pairwise
+from typing import overload
 
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+OPEN = 2**64 - 1  # as an end: to the last byte
 PART_HEAD_LIMIT = 8192  # bytes of a part's header lines
 PART_OVERHEAD = 256  # bytes of head that a part costs on the wire, about
 
@@ -18,6 +22,52 @@ class Span:
 
     begin: int
     end: int | None = None
+
+
+class Spans(Sequence[Span]):
+    """Ascending spans, 16 bytes of memory for each: a plan may have ten thousands."""
+
+    def __init__(self, spans: Iterable[Span] = ()) -> None:
+        self._begins, self._ends = array("Q"), array("Q")
+        for span in spans:
+            self._begins.append(span.begin)
+            self._ends.append(OPEN if span.end is None else span.end)
+
+    def __len__(self) -> int:
+        return len(self._begins)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spans) and self._begins == other._begins and self._ends == other._ends
+
+    __hash__ = None  # type: ignore[assignment]  # they grow
+
+    @overload
+    def __getitem__(self, at: int) -> Span: ...
+    @overload
+    def __getitem__(self, at: slice) -> Spans: ...
+    def __getitem__(self, at: int | slice) -> Span | Spans:
+        if isinstance(at, slice):
+            part = Spans()
+            part._begins, part._ends = self._begins[at], self._ends[at]
+            return part
+        end = self._ends[at]
+        return Span(self._begins[at], None if end == OPEN else end)
+
+    def append(self, begin: int, end: int) -> None:
+        """Add one behind the last, which it may follow at once: then that one becomes longer."""
+        if self._ends and self._ends[-1] == begin:
+            self._ends[-1] = end
+        else:
+            self._begins.append(begin)
+            self._ends.append(end)
+
+    def starting_at(self, begin: int) -> Spans:
+        """Return the same, but the first one begins here."""
+        cut = Spans()
+        cut._begins, cut._ends = self._begins[:], self._ends[:]
+        if self:
+            cut._begins[0] = begin
+        return cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +99,12 @@ def coalesce(spans: Sequence[Span], *, most: int) -> list[Span]:
 
     A gap's bytes are fetched for nothing; a range that isn't asked for saves its head, or a whole request.
     """
-    gaps = sorted(later.begin - (earlier.end or later.begin) for earlier, later in pairwise(spans))
-    surplus = len(spans) - most
-    largest = max(PART_OVERHEAD - 1, gaps[surplus - 1] if surplus > 0 else 0)
+    largest = PART_OVERHEAD - 1  # of the gaps that are closed
+    if len(spans) > most:
+        gaps = (later.begin - (earlier.end or later.begin) for earlier, later in pairwise(spans))
+        largest = max(largest, nlargest(most, gaps)[-1])
     merged = list(spans[:1])
-    for span in spans[1:]:
+    for span in islice(spans, 1, None):
         last = merged[-1]
         if last.end is None:
             break
@@ -73,7 +124,7 @@ class Wanted:
     """What is still wanted of a file, front to back; it is fed what comes and yields what of it is next."""
 
     def __init__(self, spans: Sequence[Span]) -> None:
-        self._spans = [span for span in spans if span.end is None or span.begin < span.end]
+        self._spans = Spans(span for span in spans if span.end is None or span.begin < span.end)
         self._first = 0
         self._at = self._spans[0].begin if self._spans else 0
 
@@ -82,10 +133,9 @@ class Wanted:
         """Whether nothing is wanted any more."""
         return self._first == len(self._spans)
 
-    def rest(self) -> list[Span]:
+    def rest(self) -> Spans:
         """Return what is wanted, its first span cut to what is missing of it."""
-        spans = self._spans[self._first :]
-        return [Span(self._at, spans[0].end), *spans[1:]] if spans else []
+        return self._spans[self._first :].starting_at(self._at)
 
     def end_at(self, size: int) -> None:
         """Take in how long the file is, where a span was to go to its end.
@@ -95,7 +145,7 @@ class Wanted:
         """
         if any(max(span.begin, span.end or 0) > size for span in self._spans):
             raise ValueError(f"bytes are wanted up to {max(span.end or span.begin for span in self._spans)}")
-        self._spans = [Span(span.begin, size) if span.end is None else span for span in self._spans]
+        self._spans = Spans(Span(span.begin, size) if span.end is None else span for span in self._spans)
         self._skip_ended()
 
     def feed(self, at: int, data: bytes | memoryview) -> Iterator[memoryview]:

@@ -60,13 +60,13 @@ def fetch_metadata(source: Source, cancelled: threading.Event) -> bytes:
         RemoteError: PAYLOAD_SIZE_MISMATCH; what the source raises.
         UpdateError: CANCELLED.
     """
-    start = _fetch(source, 0, HEADER_BYTES, cancelled)
+    start = bytes(_fetch(source, 0, HEADER_BYTES, cancelled))
     end = parse_header(start).data_start
-    return start[:end] if end <= HEADER_BYTES else start + _fetch(source, HEADER_BYTES, end, cancelled)
+    return start[:end] if end <= HEADER_BYTES else b"".join((start, _fetch(source, HEADER_BYTES, end, cancelled)))
 
 
-def _fetch(source: Source, begin: int, end: int, cancelled: threading.Event) -> bytes:
-    return PayloadReader(source.read([Span(begin, end)]), cancelled).take_bytes(end - begin)
+def _fetch(source: Source, begin: int, end: int, cancelled: threading.Event) -> memoryview:
+    return PayloadReader(source.read([Span(begin, end)]), cancelled).take(end - begin)
 
 
 def fetch_file(source: Source, size: int, cancelled: threading.Event) -> bytes:
@@ -76,7 +76,7 @@ def fetch_file(source: Source, size: int, cancelled: threading.Event) -> bytes:
         RemoteError: PAYLOAD_SIZE_MISMATCH; what the source raises.
         UpdateError: CANCELLED.
     """
-    return _fetch(source, 0, size, cancelled)
+    return bytes(_fetch(source, 0, size, cancelled))
 
 
 def check_cancelled(cancelled: threading.Event) -> None:
