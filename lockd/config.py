@@ -252,7 +252,7 @@ def _check_endpoint(endpoint: str) -> None:
     try:
         path = check_http_url(endpoint).path
     except ValueError as error:
-        raise _bad(f"etcd.endpoints: {endpoint!r} can't be one, such as https://10.0.0.1:2379: {error}") from error
+        raise _bad(f"etcd.endpoints: {error}; one is such as https://10.0.0.1:2379") from error
     if path:
         raise _bad(f"etcd.endpoints: {endpoint!r} must end with its host and port: no path")
 

@@ -69,6 +69,7 @@ def load_server(config: Path | None, environ: Mapping[str, str]) -> LoadedServer
 
 
 def _check(settings: ServerSettings) -> None:
+    split_address(settings.listen)
     if not settings.groups or len(settings.groups) > GROUP_LIMIT:
         raise ValueError(f"groups must name 1 to {GROUP_LIMIT} groups")
     for group in settings.groups:

@@ -12,9 +12,13 @@ def check_http_url(text: str) -> SplitResult:
     Raises:
         ValueError: it is none, or its port is none.
     """
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no URL: {error}") from error
     if not re.fullmatch(r"https?://[^\s?#\\]+", text) or not parts.hostname:
         raise ValueError(f"{text!r} isn't http:// or https:// with a host, without ? and #")
-    if parts.port == 0 or parts.netloc.endswith(":"):
+    if port == 0 or parts.netloc.endswith(":"):
         raise ValueError(f"{text!r} has no port after its colon")
     return parts
