@@ -57,7 +57,8 @@ class _Body(httpx.AsyncByteStream):
         if self._length is None:
             while size := int(await self._reader.readuntil(b"\r\n"), 16):
                 yield (await self._reader.readexactly(size + 2))[:-2]
-            await self._reader.readexactly(2)
+            while await self._reader.readuntil(b"\r\n") != b"\r\n":
+                pass  # trailers: etcd's gateway sends some behind its streams
         elif self._length:
             yield await self._reader.readexactly(self._length)
         self._ended = True

@@ -21,7 +21,8 @@ T = TypeVar("T")
 DOWN_SECS = (0.01, 0.08)  # a reboot
 BROKEN_SECS = (0.1, 1.2)  # a member is gone; elections take half a second
 AGAIN_SECS = 0.05
-REQUEST_SECS = 0.5
+REQUEST_SECS = 1.0
+TTL_SECS = 3600  # no ticket expires, however slow the machine is: then a lost place is a fault
 
 
 class Counted(QuickTransport):
@@ -68,7 +69,7 @@ class Round:
         self._dice.shuffle(endpoints)
         http = httpx.AsyncClient(transport=Counted(self._note_failure), trust_env=False, timeout=REQUEST_SECS)
         client = EtcdClient(EtcdOptions(tuple(endpoints), request_timeout_secs=REQUEST_SECS), http)
-        store = EtcdStore(client, prefix="/rounds", group=self._group, lease_ttl_secs=120)
+        store = EtcdStore(client, prefix="/rounds", group=self._group, lease_ttl_secs=TTL_SECS)
         return Semaphore(store, MovingClock(), Identity(name, f"boot-{boot}"))
 
     def _note_failure(self) -> None:
@@ -95,7 +96,7 @@ class Round:
         while True:
             try:
                 standing = await semaphore.acquire("1", "2")
-                self._numbers[name] = standing.ticket.create_revision
+                self._note_place(name, standing.ticket.create_revision)
                 if await semaphore.commit(standing, "1", "2"):
                     return
                 await self._wait(semaphore, standing)
@@ -111,6 +112,11 @@ class Round:
         while own is not None:
             await semaphore.give_back(own)
             own = (await semaphore.look()).of(name)
+
+    def _note_place(self, name: str, number: int) -> None:
+        if self._numbers.setdefault(name, number) != number:
+            self.problems.append(f"{name} lost its place {self._numbers[name]} in the queue for {number}")
+            self._numbers[name] = number
 
     def _went(self, name: str) -> None:
         self._down.add(name)
