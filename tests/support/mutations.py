@@ -9,6 +9,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.quick_http import QuickTransport
+
 NONSENSE: tuple[Any, ...] = (
     None,
     True,
@@ -88,7 +90,7 @@ class MutatingTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, dice: random.Random) -> None:
         self._dice = dice
-        self._real = httpx.AsyncHTTPTransport(verify=False)
+        self._real = QuickTransport()
         self.count = 0
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
