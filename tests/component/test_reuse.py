@@ -175,7 +175,7 @@ def test_interrupted_install_goes_on(
     size = payload.stat().st_size
     if not indexed:
         payload.with_suffix(".index").unlink()
-    monkeypatch.setattr("updated.install.crew.BATCH_BYTES", 64 * 1024)
+    monkeypatch.setattr("updated.install.carry.BATCH_BYTES", 64 * 1024)
     journal = Journal(tmp_path / "journal", every_bytes=256 * 1024)
     folder = tmp_path if indexed else tmp_path / "nowhere"
     with pytest.raises(LocalError, match="cable"):

@@ -282,7 +282,7 @@ def small_steps(buffer: int = 4 * BLOCK) -> Iterator[None]:
     """Let the engine write and save in steps that are small enough for a small slot to have many; `buffer` in bytes."""
     with (
         patch.object(crew, "BUFFER_BYTES", buffer),
-        patch.object(crew, "BATCH_BYTES", buffer + BLOCK),
+        patch("updated.install.carry.BATCH_BYTES", buffer + BLOCK),
         patch.object(crew, "IN_FLIGHT_BYTES", 2 * buffer + 2 * BLOCK),
         patch("updated.install.checkpoint.Journal.__init__.__kwdefaults__", {"every_bytes": CHECKPOINT_BYTES}),
     ):

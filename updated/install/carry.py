@@ -8,7 +8,7 @@ from typing import Literal
 
 from updated.common.log import get_logger
 from updated.errors import LocalError, UpdateError
-from updated.install.crew import BATCH_BYTES, Crew
+from updated.install.crew import BUFFER_BYTES, Crew
 from updated.install.operations import Readable, Writable, carry_out, write_extents
 from updated.install.ranges import Spans
 from updated.install.reuse import Finder
@@ -22,6 +22,7 @@ Phase = Literal["downloading", "verifying", "finalizing"]
 Given = memoryview | list[bytes | Run]  # an operation's data; or what a chunk is put together from
 STEPS = 256  # how often progress is told at most, in a phase
 SMALLEST_STEP = 64 * 1024  # bytes
+BATCH_BYTES = 5 * BUFFER_BYTES // 4  # of data and content together: a batch that is worth handing over
 HELD_BYTES = 1024  # of an operation that waits, beside what it reads and makes
 
 log = get_logger("install")

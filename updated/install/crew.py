@@ -14,7 +14,6 @@ from updated.install.operations import Writable
 
 WORKERS = 2
 BUFFER_BYTES = 2 * 1024 * 1024  # one a worker: what it writes at once
-BATCH_BYTES = 5 * BUFFER_BYTES // 4  # of data and content together: a batch that is worth handing over
 IN_FLIGHT_BYTES = 8 * 1024 * 1024  # handed over and not done; one operation may be larger, alone
 
 Batch = Callable[[Writable], None]
