@@ -38,7 +38,7 @@ SCENARIOS = {
     "reuse": Scenario("reuse", 400, 2500, samples=(40, 260)),
     "resumed-full": Scenario("full", 400, 2500, direct=False, cut_at=200_000),
     "resumed-v1": Scenario("full-v1", 400, 2500, cut_at=200_000, samples=(40, 260)),
-    "resumed-delta": Scenario("delta", 400, 2500, cut_at=240_000, samples=(40, 260)),
+    "resumed-delta": Scenario("delta", 350, 2000, cut_at=240_000, samples=(70, 420)),
     "resumed-reuse": Scenario("reuse", 400, 2500, direct=False, cut_at=150_000, samples=(40, 260)),
 }
 
