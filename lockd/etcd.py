@@ -17,6 +17,7 @@ import httpx
 
 from lockd import etcd_codec as codec
 from lockd.errors import ErrorCode, LocalError, RefusedError, RemoteError, Retry
+from lockd.tickets import printable
 from updated.common.log import get_logger
 
 logger = get_logger("etcd")
@@ -284,7 +285,7 @@ def _error_text(body: bytes) -> str:
         found: Any = codec.parse_object(body).get("error")
     except codec.AnswerError:
         found = body.decode(errors="replace")
-    return str(found)[:200].strip()
+    return printable(str(found)[:200].strip())
 
 
 def _nonsense(error: codec.AnswerError) -> RemoteError:

@@ -339,7 +339,12 @@ def text_in(document: dict[str, Any], name: str) -> str:
     value = document.get(name, "")
     if not isinstance(value, str) or len(value) > TEXT_LIMIT:
         raise DamagedError(f"{name} is no text of at most {TEXT_LIMIT} characters")
-    return value
+    return printable(value)
+
+
+def printable(text: str) -> str:
+    """Return a text that somebody else wrote as one line that does nothing to a terminal or a log."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _number(document: dict[str, Any], name: str, most: int) -> int:

@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def _main() -> int:
-    arguments = _parser().parse_args()
+    arguments = _parse()
     loaded = load(arguments.config, os.environ)
     for key in loaded.unknown:
         print(f"warning: nothing knows the setting {key} in {loaded.layers.origin[key]}", file=sys.stderr)
@@ -53,6 +53,14 @@ def _windows(loaded: Loaded, arguments: argparse.Namespace) -> int:
     else:
         print(show.window_lines(document, openings))
     return cli.Exit.DONE
+
+
+def _parse() -> argparse.Namespace:
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.command == "set-policy" and arguments.min_interval_secs is None and arguments.overdue is None:
+        parser.error("set-policy needs --min-interval-secs or --overdue")
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

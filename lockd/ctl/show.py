@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from updated.common.cli import table
+from lockd.tickets import printable
+from updated.common import cli
 
 Document = Mapping[str, Any]
 UNLOCKS = 5  # how many `status` shows to people; --json has all
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] | None = None) -> str:
+    """Lay out rows; what others wrote does nothing to the terminal."""
+    return cli.table([[printable(cell) for cell in row] for row in rows], header)
 
 
 def group_lines(document: Document) -> str:

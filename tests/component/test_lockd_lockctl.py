@@ -94,6 +94,7 @@ def test_windows_lists_the_next_ones(lockctl: Run) -> None:
         ["set-max", "%"],
         ["set-max", "1_0"],
         ["set-max", "\u0663"],
+        ["set-policy"],
         ["set-policy", "--overdue", "0"],
         ["set-policy", "--overdue", "never"],
         ["set-policy", "--min-interval-secs", "-1"],

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from lockd.ctl import show
 from lockd.tickets import (
     TEXT_LIMIT,
     Claim,
@@ -185,6 +186,16 @@ def test_record_of_a_forced_unlock_survives_the_store() -> None:
 def test_claim_survives_the_store() -> None:
     """What is written is what is read."""
     assert decode_claim("m1", encode_claim(CLAIM)) == CLAIM
+
+
+def test_text_of_others_does_nothing_to_a_terminal() -> None:
+    """Escapes and line ends in what another host or operator wrote come out as question marks."""
+    claim = decode_claim("m1", encode_claim(Claim("m1", Phase.HELD, "boot", host="a\x1b[2Jb", detail="one\ntwo\u202e")))
+    assert (claim.host, claim.detail) == ("a?[2Jb", "one?two?")
+    settings = decode_settings(encode_settings(GroupSettings(pause=Pause("me", "\x1b]0;x\x07", "then"))), 1)
+    assert settings.pause is not None
+    assert settings.pause.reason == "?]0;x?"
+    assert show.table([("m\x1b[1m", "plain ü")]) == "m?[1m  plain ü"
 
 
 def test_overlong_text_is_cut_not_damaged() -> None:
