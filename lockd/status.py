@@ -182,8 +182,9 @@ def ticket_stand(standing: Standing) -> TicketStand:
     if ticket.holds:
         reason = f"max was lowered to {group.settings.max} after this host took its slot; held by {names}"
     else:
-        ahead = f"{'' if group.sees(ticket) else 'at least '}{occupied_for(group, ticket)}"
-        reason = f"{ahead} ahead of this host, {group.settings.max} may be down at once; held by {names}"
+        ahead = f"{occupied_for(group, ticket)} ahead of this host"
+        place = ahead if group.sees(ticket) else f"this host is far back among about {group.queued} that wait"
+        reason = f"{place}, {group.settings.max} may be down at once; held by {names}"
     return TicketStand(False, reason, "a holder is back and healthy; `lockctl status` shows who is overdue")
 
 

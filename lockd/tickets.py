@@ -135,7 +135,7 @@ class Group:
     tickets: tuple[Ticket, ...]
     revision: int = 0
     horizon: int = 0
-    queued: int = 0  # waiters, also those that were left out
+    queued: int = 0  # waiters, also those that were left out, as far as they were asked for
     recent: str = ""  # who was granted a slot less than the minimum interval ago
     unlocks: tuple[Unlock, ...] = ()  # latest first
 

@@ -88,7 +88,7 @@ class Waiter:
 
 
 class CountingClient(EtcdClient):
-    """Counts transactions whose comparison failed."""
+    """Counts transactions that wanted to write, and whose comparison failed."""
 
     compare_failures = 0
 
@@ -96,7 +96,7 @@ class CountingClient(EtcdClient):
         self, compares: Sequence[codec.Json], operations: Sequence[codec.Json], otherwise: Sequence[codec.Json] = ()
     ) -> codec.TxnAnswer:
         answer = await super().txn(compares, operations, otherwise)
-        self.compare_failures += not answer.succeeded
+        self.compare_failures += not answer.succeeded and any("request_range" not in one for one in operations)
         return answer
 
 

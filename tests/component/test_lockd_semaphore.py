@@ -15,9 +15,9 @@ from lockd import etcd_codec as codec
 from lockd.errors import ErrorCode, LockdError, RefusedError, RemoteError
 from lockd.etcd import EtcdClient, EtcdOptions, open_etcd
 from lockd.semaphore import Identity, Semaphore
-from lockd.store import EtcdStore, Store
+from lockd.store import NOBODY, EtcdStore, Store
 from lockd.store_local import LocalStore
-from lockd.tickets import Phase
+from lockd.tickets import Group, Phase
 from tests.support.etcd import Etcd
 from tests.support.lossy import LossyTransport
 from tests.support.moving_clock import MovingClock
@@ -214,6 +214,32 @@ async def test_look_costs_the_same_however_many_wait(etcd: Etcd, tmp_path: Path)
     await store.close()
     assert costs[0][0] == costs[1][0] == 1
     assert costs[1][1] < costs[0][1] * 1.05 < 10_000
+
+
+async def test_queue_is_sorted_only_for_who_may_be_near_its_front(etcd: Etcd, tmp_path: Path) -> None:
+    """Far back, a look reaches the next one ahead until that one leaves; a holder's look reaches nobody who waits."""
+    async with lossy_store(etcd, tmp_path.name, lambda _path, _count: False) as store:
+        hosts = [host(store, f"m{number:02}") for number in range(40)]
+        for one in hosts:
+            await one.acquire("1", "2")
+        far = (await hosts[39].acquire("1", "2")).group
+        assert (names(far), far.horizon, far.queued) == (["m00", "m38", "m39"], NOBODY, 39)
+        assert names(await hosts[0].look()) == ["m00"]
+        left = (await hosts[38].look()).of("m38")
+        assert left is not None
+        assert await hosts[38].give_back(left)
+        near = (await hosts[39].acquire("1", "2")).group
+        assert (names(near)[:3], names(near)[-2:], near.queued) == (["m00", "m01", "m02"], ["m37", "m39"], 38)
+        own = near.of("m39")
+        assert own is not None
+        assert await hosts[39].give_back(own)  # as when its lease ends
+        assert (await hosts[39].look()).of("m39") is None
+        again = (await hosts[39].acquire("1", "2")).ticket
+        assert again.create_revision > own.create_revision
+
+
+def names(group: Group) -> list[str]:
+    return [ticket.machine_id for ticket in group.tickets]
 
 
 async def test_waiter_wakes_when_the_next_one_ahead_moves_up(etcd: Etcd, tmp_path: Path) -> None:
