@@ -13,7 +13,7 @@ from tests.support.etcd_cluster import Cluster
 from tests.support.fleet_round import Round, break_members
 
 ROUNDS = scale(10, 200)
-TOGETHER = scale(5, 20)  # rounds at a time, each in a group of its own: most of the time they wait for elections
+TOGETHER = 5  # rounds at a time, each in a group of its own: most of the time they wait for elections
 HOSTS = 20
 BREAKS = 4  # in a round; then the cluster is whole again, and everybody must come through
 PATIENCE_SECS = 900.0
@@ -38,7 +38,7 @@ async def test_fleet_reboots_in_order_while_members_fail(cluster: Cluster, capsy
             assert made.problems == [], f"round {number}"
             assert len(made.done) == HOSTS
             failures += made.failures
-        if (first + TOGETHER) % 20 == 0:
+        if (first + TOGETHER) % 25 == 0:
             with capsys.disabled():
                 print(f"\n{first + TOGETHER} rounds, {failures} requests that a member failed")
 
