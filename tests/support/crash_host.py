@@ -278,7 +278,7 @@ def small_pieces() -> Iterator[None]:
 
 
 @contextmanager
-def small_steps(buffer: int = 4 * BLOCK) -> Iterator[None]:
+def small_steps(buffer: int) -> Iterator[None]:
     """Let the engine write and save in steps that are small enough for a small slot to have many; `buffer` in bytes."""
     with (
         patch.object(crew, "BUFFER_BYTES", buffer),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.bootloader import choose, valid_copies
-from tests.support.crash_host import NEW, OLD, CrashHost, Releases, Session, small_steps
+from tests.support.crash_host import BLOCK, NEW, OLD, CrashHost, Releases, Session, small_steps
 from tests.support.crash_images import CrashImages, Image, distinct
 from tests.support.crash_judge import NO_PICK, TORN, Judge
 from tests.support.crash_seam import Fault, Op, Seam, Tree, play
@@ -58,8 +58,11 @@ class Figures:
 class Replay:
     """One host and one payload."""
 
-    def __init__(self, root: Path, releases: Releases, kind: str, *, direct: bool = True) -> None:
-        self.host, self.kind, self.direct = CrashHost(root, releases), kind, direct
+    def __init__(
+        self, root: Path, releases: Releases, kind: str, *, direct: bool = True, buffer: int = 4 * BLOCK
+    ) -> None:
+        """Take a folder, payloads and which of them; whether writes go past the page cache, and how long they are."""
+        self.host, self.kind, self.direct, self.buffer = CrashHost(root, releases), kind, direct, buffer
         self.release = releases.of[kind]
 
     def record(self, fault: Fault | None = None) -> Recording:
@@ -69,7 +72,7 @@ class Replay:
         return Recording(seam.start, seam.log, session.context.view.bytes_done)
 
     def _boot(self, fault: Fault | None = None) -> tuple[Session, Seam]:
-        with small_steps():
+        with small_steps(self.buffer):
             session = self.host.power_on()
             with Seam(self.host.media, direct=self.direct, fault=fault) as seam:
                 session.run(self.release)
