@@ -279,3 +279,42 @@ def test_payload_hash_of_the_offer_is_checked(tmp_path: Path, host: Host, worksh
         host.install(payload_of(workshop, tmp_path), ours(workshop), offer_sha256=bytes(32))
     assert caught.value.code is ErrorCode.PAYLOAD_HASH_MISMATCH
     assert not host.slot("B").bootable
+
+
+@pytest.mark.parametrize(
+    ("offered", "code"), [(True, ErrorCode.PAYLOAD_HASH_MISMATCH), (False, ErrorCode.SIGNATURE_MISMATCH)]
+)
+def test_flipped_payload_signature(
+    tmp_path: Path, host: Host, workshop: Workshop, offered: bool, code: ErrorCode
+) -> None:
+    """A payload that is changed in its last byte isn't installed: the offer's hash tells, or the signature itself."""
+    payload = payload_of(workshop, tmp_path)
+    right = payload.read_bytes()
+    payload.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    with pytest.raises(RefusedError) as caught:
+        host.install(payload, ours(workshop), offer_sha256=sha256(right).digest() if offered else None)
+    assert caught.value.code is code
+    assert not host.slot("B").bootable
+
+
+@pytest.mark.parametrize("major", [1, 2])
+def test_what_the_offer_names_is_installed(tmp_path: Path, host: Host, workshop: Workshop, major: int) -> None:
+    """With the right hash and size in the offer both versions are proven, by the key that signed them."""
+    payload = payload_of(workshop, tmp_path, major=major)
+    content = payload.read_bytes()
+    done = host.install(payload, ours(workshop), offer_sha256=sha256(content).digest(), offer_size=len(content))
+    assert (done.key, done.version) == ("ours", "1.1.0")
+
+
+def test_v1_with_a_wrong_signature_is_refused_whatever_the_offer_says(
+    tmp_path: Path, host: Host, workshop: Workshop
+) -> None:
+    """A server that names the hash of a version 1 payload which it changed gains nothing."""
+    payload = payload_of(workshop, tmp_path, major=1)
+    right = payload.read_bytes()
+    changed = right[:-1] + bytes([right[-1] ^ 1])
+    payload.write_bytes(changed)
+    with pytest.raises(RefusedError) as caught:
+        host.install(payload, ours(workshop), offer_sha256=sha256(changed).digest())
+    assert caught.value.code is ErrorCode.SIGNATURE_MISMATCH
+    assert not host.slot("B").bootable
