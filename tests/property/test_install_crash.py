@@ -34,7 +34,7 @@ SCENARIOS = {
     "full": Scenario("full", 400, 2500),
     "full-buffered": Scenario("full", 400, 2500, direct=False),
     "full-v1": Scenario("full-v1", 400, 1200, samples=(40, 260)),
-    "delta": Scenario("delta", 400, 2500, direct=False),
+    "delta": Scenario("delta", 400, 2000, direct=False),
     "reuse": Scenario("reuse", 400, 1000, samples=(40, 260)),
     "resumed-full": Scenario("full", 400, 1000, direct=False, cut_at=200_000),
     "resumed-v1": Scenario("full-v1", 400, 1000, cut_at=200_000, samples=(40, 260)),
