@@ -16,7 +16,7 @@ from updated.payload.manifest import Extent, Image, Operation, OpType, Partition
 
 BLOCK = 4096
 ZERO = bytes(BLOCK)
-KINDS = [ZERO, *(bytes([kind]) * BLOCK for kind in range(1, 9))]  # few, so that they recur in many orders
+KINDS = [ZERO, *(bytes([kind]) * BLOCK for kind in range(1, 13))]  # few, so that they recur in many orders
 PIECE = 5 * BLOCK  # of a seed: chunks and runs go beyond it
 
 
@@ -41,16 +41,19 @@ contents = st.lists(st.sampled_from(KINDS), min_size=1, max_size=24)
 lengths = st.lists(st.integers(1, 6), min_size=1, max_size=8)
 
 
-@given(new=contents, sizes=lengths, running=contents, target=contents, kept=st.integers(0, 24))
-@settings(max_examples=scale(300, 5000), deadline=None)
+stretches = st.lists(st.tuples(st.integers(0, 24), st.integers(1, 12)), min_size=1, max_size=4)
+
+
+@given(new=contents, sizes=lengths, kept=stretches, odd=st.lists(st.sampled_from(KINDS), max_size=3), target=contents)
+@settings(max_examples=scale(600, 5000), deadline=None)
 def test_what_is_found_is_right_and_nothing_is_overlooked(
-    new: list[bytes], sizes: list[int], running: list[bytes], target: list[bytes], kept: int
+    new: list[bytes], sizes: list[int], kept: list[tuple[int, int]], odd: list[bytes], target: list[bytes]
 ) -> None:
     """A chunk whose blocks the running slot has all is put together; whatever is put together is the chunk."""
-    running = running + new[:kept]  # mostly alike, as releases are
+    running = odd + [block for begin, count in kept for block in new[begin : begin + count]]  # alike, as releases are
     chunks = cut(new, sizes)
-    before, behind = Slot(b"".join(running)), Slot(b"".join(target))
-    finder = scanned(chunks, before, behind)
+    behind = Slot(b"".join(target))
+    finder = scanned(chunks, Slot(b"".join(running) or ZERO), behind)
     at = 0
     for number, chunk in enumerate(chunks):
         at += len(chunk)
