@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.lying_server import Lie, LyingServer
+from tests.support.moving_clock import MovingClock
 from updated.errors import ErrorCode, RemoteError
 from updated.install.fetch import MOST_REQUESTS, HttpSource, make_http
 from updated.install.pace import FetchLimits
@@ -147,6 +148,19 @@ def test_slow_retrieval_is_given_up(limits: FetchLimits, step: float) -> None:
         with pytest.raises(RemoteError) as caught:
             list(source.read([Span(0)]))
     assert caught.value.code is ErrorCode.DOWNLOAD_TOO_SLOW
+
+
+def test_a_slow_medium_is_not_the_servers_fault() -> None:
+    """Time in which nobody takes what has come doesn't count against the lowest rate of a download."""
+    clock = MovingClock()
+    limits = FetchLimits(deadline_secs=1e9, min_bytes_per_sec=1_000_000, window_secs=30)
+    with LyingServer(BODY) as server, make_http() as http:
+        source = HttpSource([server.url], http=http, expected_size=len(BODY), limits=limits, monotonic=clock.monotonic)
+        came = bytearray()
+        for piece in source.read([Span(0)]):
+            came += piece
+            clock.advance(100)  # seconds, to write it
+    assert came == BODY
 
 
 def test_password_is_never_sent_in_the_clear() -> None:

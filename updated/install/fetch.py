@@ -169,7 +169,7 @@ class HttpSource:
             try:
                 for piece in self._get(url, wanted):
                     self._pace.note(len(piece))
-                    yield piece
+                    yield from self._pace.hand_out(piece)
                 if wanted.rest() == before:
                     raise bad_answer(ErrorCode.HTTP_RANGE, f"{url} sends nothing of what was asked for", later=True)
             except RemoteError as error:

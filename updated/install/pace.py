@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from updated.errors import ErrorCode, RemoteError, Retry
@@ -57,6 +57,12 @@ class Pace:
         self._free_at = max(self._free_at, now) + count / self._limits.max_bytes_per_sec
         if self._free_at - now > LEAD_SECS:
             self._pause(self._free_at - now)
+
+    def hand_out(self, piece: memoryview) -> Iterator[memoryview]:
+        """Yield a piece; the time until the next one is wanted isn't the server's."""
+        before = self._monotonic()
+        yield piece
+        self._window_began += self._monotonic() - before
 
     def check_deadline(self) -> None:
         """Look at the whole time.
