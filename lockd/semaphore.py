@@ -115,7 +115,8 @@ class Semaphore:
     async def commit(self, standing: Standing, version_from: str, version_to: str) -> bool:
         """Write down that this host goes down now; False when the ticket or the group changed since `standing`.
 
-        This is the last look before the reboot: it can't succeed on anything stale.
+        This is the last look before the reboot: it can't succeed on anything stale. The answer to it brings a look of
+        its own, by which the rule must hold too, so that one wrong answer isn't enough to go down on.
 
         Raises:
             LockdError: the store can't be reached or understood.
@@ -123,7 +124,15 @@ class Semaphore:
         if not standing.granted:
             return False
         claim = self._claim(Phase.REBOOTING, version_from, version_to)
-        return await self.store.grant(standing.group, standing.ticket, claim) is not None
+        group = await self.store.commit(standing.group, standing.ticket, claim)
+        own = group.of(self.identity.machine_id) if group else None
+        if group is None or own is None:
+            return False
+        held = replace(own.claim, phase=Phase.HELD, since=self._now())
+        if may_go_down(group, replace(own, claim=held)):
+            return True
+        await self.store.amend(own, held)
+        return False
 
     async def undo_commit(self) -> None:
         """Write down that the reboot didn't come about and this host is still up.

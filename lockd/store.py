@@ -71,6 +71,10 @@ class Store(Protocol):
         """Replace a ticket, for good, if neither it nor the settings changed since `seen`; None when they did."""
         ...
 
+    async def commit(self, seen: Group, ticket: Ticket, claim: Claim) -> Group | None:
+        """Replace a holder's ticket as `grant` does; return a look at settings and holders right after that."""
+        ...
+
     async def amend(self, ticket: Ticket, claim: Claim) -> bool:
         """Replace a holder's ticket, for good, if it didn't change; False when it did."""
         ...
@@ -217,6 +221,16 @@ class EtcdStore:
             operations.append(codec.put(self._interval_key, claim.machine_id.encode(), lease))
         answer = await self._client.txn(compares, operations)
         return Ticket(claim, ticket.create_revision, answer.revision) if answer.succeeded else None
+
+    async def commit(self, seen: Group, ticket: Ticket, claim: Claim) -> Group | None:
+        """Replace a holder's ticket, and look in the same transaction."""
+        key, claim = self._key(ticket), replace(claim, number=ticket.create_revision)
+        compares = [
+            codec.compare(key, "MOD", ticket.mod_revision),
+            codec.compare(self._settings_key, "MOD", seen.settings.revision),
+        ]
+        answer = await self._client.txn(compares, [codec.put(key, encode_claim(claim)), *self._always()])
+        return replace(self._group(answer, ()), horizon=NOBODY) if answer.succeeded else None
 
     async def amend(self, ticket: Ticket, claim: Claim) -> bool:
         """Replace a holder's ticket without a lease, whatever the settings are."""

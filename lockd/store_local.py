@@ -106,6 +106,10 @@ class LocalStore:
 
         return await self._locked(change)
 
+    async def commit(self, seen: Group, ticket: Ticket, claim: Claim) -> Group | None:
+        """Replace a ticket like `grant`, and look."""
+        return await self.read() if await self.grant(seen, ticket, claim) else None
+
     async def amend(self, ticket: Ticket, claim: Claim) -> bool:
         """Replace a ticket if it didn't change."""
         return await self._locked(lambda content: _replace(content, ticket, claim))

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -101,6 +102,21 @@ async def test_commit_fails_on_anything_that_changed(store: Store) -> None:
     await admin.unlock_by_hand("m1", force=True)
     assert not await one.commit(standing, "1", "2")
     assert await one.commit(await one.acquire("1", "2"), "1", "2")
+
+
+async def test_one_wrong_look_isnt_enough_to_go_down_on(store: Store) -> None:
+    """When a look hid who is down, the answer to the commit shows it: the host stays up, and its ticket says so."""
+    one, other, admin = host(store, "m1"), host(store, "m2"), host(store, "admin")
+    await admin.set_max(2)
+    assert await other.commit(await other.acquire("1", "2"), "1", "2")
+    assert (await one.acquire("1", "2")).granted
+    await admin.set_max(1)
+    truth = await one.acquire("1", "2")
+    lie = replace(truth, group=replace(truth.group, tickets=(truth.ticket,)))
+    assert (truth.granted, lie.granted) == (False, True)
+    assert not await one.commit(lie, "1", "2")
+    phases = {ticket.machine_id: ticket.claim.phase for ticket in (await store.read()).tickets}
+    assert phases == {"m1": Phase.HELD, "m2": Phase.REBOOTING}
 
 
 async def test_pause_holds_everybody_and_keeps_its_first_reason(store: Store) -> None:
