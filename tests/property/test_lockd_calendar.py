@@ -1,7 +1,8 @@
 """Calendar expressions against systemd itself: `systemd-analyze calendar` says when each elapses.
 
-In two places systemd's answer isn't what the expression says, and docs/reboot-windows.md says what holds here. Systemd
-is asked so that neither shows: steps are written out for it, and what it says of an hour's second pass is left out.
+In three places systemd's answer isn't what the expression says, and docs/reboot-windows.md says what holds here. Systemd
+is asked so that none shows: steps are written out for it, what it says of an hour's second pass is left out, and so is
+its no to several days that are counted from the end of a month.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tests.support.campaign import scale
 pytestmark = pytest.mark.timeout(scale(300, 4 * 3600))
 COUNT = 4
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata"]
+SEVERAL_FROM_END = re.compile(r"~\S*,")
 STEP = re.compile(r"(?<![\d.])(\d+)/(\d+)")
 SIGHT = timedelta(days=3600)  # next_openings looks ten years ahead, systemd until 2199
 MOMENT = re.compile(r"^\s*(?:Next elapse|Iter\. #\d+): \w{3} (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC$", re.MULTILINE)
@@ -143,6 +145,8 @@ CAREFUL = settings(
 def test_expressions_elapse_when_systemd_says(text: str, base: datetime) -> None:
     """Each expression opens its window at the moments at which systemd's own evaluation elapses, clock changes too."""
     expected, found = systemd_says(text, base), we_say(text, base)
+    if expected is None and SEVERAL_FROM_END.search(text):
+        return
     if expected is None or found is None:
         assert (expected, found) == (None, None), text
         return
@@ -165,6 +169,8 @@ def test_a_slip_is_never_taken_for_something_else(
     if found is None:
         return
     expected = systemd_says(changed, base)
+    if expected is None and SEVERAL_FROM_END.search(changed):
+        return
     assert expected is not None, f"{changed!r} is accepted here only"
     if is_too_often(changed):
         return

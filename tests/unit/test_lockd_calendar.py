@@ -59,6 +59,14 @@ def test_step_begins_anew_in_each_hour_at_midnight_too() -> None:
     assert found == [at(f"2026-03-{moment}:00Z") for moment in ("07T23:56", "08T00:00", "08T00:07")]
 
 
+def test_each_of_several_days_from_the_months_end_may_be_up_to_28() -> None:
+    """`~5,26` names both days: systemd 252 takes 26 alone, and refuses it behind another."""
+    assert starts("*-*~5,26", "UTC", "2026-03-01T00:00:00Z", 2) == [
+        at("2026-03-06T00:00:00Z"),
+        at("2026-03-27T00:00:00Z"),
+    ]
+
+
 def test_half_an_hour_that_comes_twice_opens_in_its_first_pass_only() -> None:
     """On Lord Howe 01:30 to 02:00 comes twice on 5 April 2026, at 14:30 and at 15:00 UTC, wherever one looks from."""
     found = starts("*:0/15", "Australia/Lord_Howe", "2026-04-04T14:29:00Z", 3)
