@@ -1,8 +1,8 @@
 """Calendar expressions against systemd itself: `systemd-analyze calendar` says when each elapses.
 
-In three places systemd's answer isn't what the expression says, and docs/reboot-windows.md says what holds here. Systemd
-is asked so that none shows: steps are written out for it, what it says of an hour's second pass is left out, and so is
-its no to several days that are counted from the end of a month.
+In three places systemd's answer isn't what the expression says, and docs/reboot-windows.md says what holds here.
+Systemd is asked so that none shows: steps are written out for it, and what it says of an hour's second pass is left
+out, and so is its no to several days that are counted from the end of a month.
 """
 
 from __future__ import annotations
