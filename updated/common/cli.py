@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -88,6 +89,8 @@ def human_bytes(count: float) -> str:
 
 def run(main: Callable[[], int], *, exit_code: Callable[[OperatorError], Exit]) -> NoReturn:
     """Run a command's body and leave with its exit code; a known error is reported, never a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a path that isn't UTF-8 goes out as it came in
     try:
         code = main()
         sys.stdout.flush()
@@ -97,7 +100,18 @@ def run(main: Callable[[], int], *, exit_code: Callable[[OperatorError], Exit]) 
     except KeyboardInterrupt:
         code = 130  # as shells count an interrupt
     except BrokenPipeError:
-        # the reader went away (`| head`): point stdout at nothing so that Python's own flush at exit stays quiet
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = Exit.FAILED  # the reader went away (`| head`)
+    except OSError as error:  # what no command has an answer of its own to: a path that can't be, a full disk
+        what = error.strerror or str(error)
+        report_text(f"{error.filename}: {what}" if error.filename else what, "state", "Look at paths and free space.")
         code = Exit.FAILED
+    _flush_or_drop()
     sys.exit(code)
+
+
+def _flush_or_drop() -> None:
+    """Point stdout at nothing where it takes nothing, so that Python's own flush at exit stays quiet."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

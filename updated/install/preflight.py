@@ -10,7 +10,7 @@ from pathlib import Path
 from updated.errors import ErrorCode, RefusedError
 from updated.install.files import FileTarget
 from updated.install.medium import Target
-from updated.payload.manifest import FROM_SOURCE, Image, Manifest, Partition
+from updated.payload.manifest import FROM_SOURCE, IN_PLACE, Image, Manifest, Partition
 
 COPY_PIECE = 4 * 1024 * 1024
 SLOT_PARTITION = "root"  # the partition that goes into the slot; a payload with one partition may call it otherwise
@@ -20,7 +20,7 @@ def slot_partition(manifest: Manifest, file_targets: Mapping[str, Path]) -> Part
     """Return the partition that goes into the slot; every other one must have a place or be skippable.
 
     Raises:
-        RefusedError: PARTITION_UNKNOWN.
+        RefusedError: PARTITION_UNKNOWN; OPERATION_UNSUPPORTED for a delta of anything but the slot.
     """
     partitions = [part for part in manifest.partitions if not part.is_file]
     named = [part for part in partitions if part.name == SLOT_PARTITION] or partitions[:1]
@@ -31,6 +31,13 @@ def slot_partition(manifest: Manifest, file_targets: Mapping[str, Path]) -> Part
             f"the payload has partitions that this host has no place for: {', '.join(others) or 'none of its own'}",
             hint="Offer a payload for this host's layout, or configure where the others go.",
         )
+    for part in manifest.partitions:
+        if part is not named[0] and part.name in file_targets and part.kinds & (FROM_SOURCE | IN_PLACE):
+            raise RefusedError(
+                ErrorCode.OPERATION_UNSUPPORTED,
+                f"{part.name} comes as a delta, and files beside the slot are only installed whole",
+                hint="Offer a payload whose kernel is whole; `update-payload inspect` shows its operations.",
+            )
     return named[0]
 
 

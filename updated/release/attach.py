@@ -16,6 +16,7 @@ from updated.errors import ErrorCode, LocalError
 from updated.payload.framing import HEADER_BYTES, V2, Header, parse_header
 from updated.payload.limits import LIMITS
 from updated.payload.parse import parse_manifest
+from updated.release.beside import beside
 from updated.release.sign import encode_signatures
 
 PIECE = 1024 * 1024
@@ -75,11 +76,9 @@ def attach(payload: Path, signatures: Sequence[Path], out: Path) -> None:
         with payload.open("rb") as file:
             parts = _parts(file)
             metadata, whole = _blobs(parts, [path.read_bytes() for path in signatures])
-            beside = out.with_name(out.name + ".part")
-            with beside.open("wb") as made:
+            with beside(out) as part, part.open("wb") as made:
                 for piece in _replaced(file, parts, metadata, whole):
                     made.write(piece)
-            beside.replace(out)
     except OSError as error:
         raise _unreadable(payload, error) from error
 

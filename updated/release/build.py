@@ -12,7 +12,6 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,39 +24,20 @@ from updated.payload.framing import V1, V2, Header, encode_header
 from updated.payload.index import encode_index
 from updated.payload.limits import LIMITS
 from updated.payload.manifest import SPARSE_HOLE, OpType
-from updated.payload.parse import PACKAGE_NAME
-from updated.release.chunks import BLOCK, COMPRESSIONS, Chunked, Plan, chunk_image
-from updated.release.packages import Measured, PackageFile, add_index, add_packages, measure
+from updated.release.beside import beside
+from updated.release.chunks import BLOCK, Chunked, Plan, chunk_image
+from updated.release.packages import Measured, add_index, add_packages, measure
+from updated.release.request import BuildRequest, check_request
 from updated.release.sign import load_private_keys, sign, signature_size
+
+__all__ = ["BuildRequest", "build"]
 
 CHUNK = 64 * 1024  # bytes
 PACKAGE_ROOM = LIMITS.packages * 512  # bytes of the manifest for what is added last: names of up to 200, hashes
 V1_CHUNK = 1024 * 1024  # update_engine's
-V1_COMPRESSIONS = ("bz2", "none")
 MINOR_FULL, MINOR_DELTA = 0, 4  # AOSP's numbers: from 4 on there is BROTLI_BSDIFF
+V1_MOST_DATA = 2**32 - 1  # bytes: version 1 has offsets of 32 bits, and the last one is the end of all data
 COPY_PIECE = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class BuildRequest:
-    """What to build."""
-
-    image: Path
-    product: str
-    channel: str
-    version: str
-    rollback_index: int
-    key: Path | tuple[Path, ...]  # several: each signs
-    out: Path
-    partition: str = "root"
-    kernel: Path | None = None
-    major: int = V2
-    compression: str | None = None  # none given: zstd, for version 1 bz2
-    chunk_kib: int | None = None  # none given: 64, or as much more as the limit of operations asks for
-    not_after: int | None = None  # seconds since 1970, UTC
-    jobs: int = 2
-    packages: tuple[PackageFile, ...] = ()
-    old: Path | None = None  # the image that runs on the hosts: a delta from it
 
 
 def build(request: BuildRequest) -> Path:
@@ -69,10 +49,10 @@ def build(request: BuildRequest) -> Path:
         LocalError: USAGE for a request that can't be met, STATE for files that can't be read or written.
         RefusedError: the key is no good.
     """
-    _check(request)
-    keys = load_private_keys(request.key)
-    payload = request.out / f"{request.product}-{request.version}.payload"
+    payload = request.payload
     try:
+        check_request(request)
+        keys = load_private_keys(request.key)
         request.out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=request.out) as spool:
             manifest, index = _manifest(request, spool, keys)
@@ -87,40 +67,6 @@ def build(request: BuildRequest) -> Path:
             f"{error.filename or request.out}: {error.strerror}",
             hint="Look at the path and free space.",
         ) from error
-
-
-def _check(request: BuildRequest) -> None:
-    problem = None
-    compression = request.compression or ("bz2" if request.major == V1 else "zstd")
-    if request.major not in (V1, V2):
-        problem = f"there is no payload version {request.major}"
-    elif compression not in (V1_COMPRESSIONS if request.major == V1 else COMPRESSIONS):
-        problem = f"version {request.major} payloads have no {compression}"
-    elif request.chunk_kib is not None and (request.chunk_kib <= 0 or request.chunk_kib * 1024 % BLOCK):
-        problem = f"chunks of {request.chunk_kib} KiB are no whole blocks of {BLOCK} bytes"
-    elif request.rollback_index < 0 or request.jobs < 1:
-        problem = "the rollback index and the jobs can't be negative"
-    elif not PACKAGE_NAME.fullmatch(f"{request.product}-{request.version}.payload") or not request.version:
-        problem = "product and version are part of file names and URLs: use letters, digits and ._+~@=,- only"
-    elif not request.image.is_file() or request.image.stat().st_size == 0:
-        problem = f"{request.image} is no image file"
-    problem = problem or _problem_of_delta(request)
-    if problem:
-        raise LocalError(ErrorCode.USAGE, problem, hint="See `update-payload build --help`.")
-
-
-def _problem_of_delta(request: BuildRequest) -> str | None:
-    old = request.old
-    if old is None:
-        return None
-    if request.major == V1:
-        return "version 1 has deltas only in place, which need a copy of the old image in the slot: leave --major out"
-    if not old.is_file() or old.stat().st_size == 0:
-        return f"{old} is no image file"
-    for image in (old, request.image):
-        if image.stat().st_size % BLOCK:
-            return f"{image} is no whole number of blocks of {BLOCK} bytes"
-    return None
 
 
 def _manifest(
@@ -225,7 +171,8 @@ def _add_partition(manifest: pb.DeltaArchiveManifest, name: str, chunked: Chunke
 
 
 def _add_v1(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO) -> int:
-    plan = Plan(V1_CHUNK, request.compression or "bz2", zeros=False, jobs=request.jobs)
+    chunk = V1_CHUNK if request.chunk_kib is None else request.chunk_kib * 1024
+    plan = Plan(chunk, request.compression or "bz2", zeros=False, jobs=request.jobs, most_data=V1_MOST_DATA)
     root = chunk_image(request.image, spool, start=0, plan=plan)
     manifest.partition_operations.extend(root.operations)
     manifest.new_partition_info.size, manifest.new_partition_info.hash = root.size, root.sha256
@@ -257,8 +204,7 @@ def _write(
     header = Header(major, len(raw), signature_size(keys) if major == V2 else 0)
     metadata = encode_header(header) + raw
     signed = hashlib.sha256(metadata)
-    beside = payload.with_name(payload.name + ".part")
-    with beside.open("wb") as out:
+    with beside(payload) as part, part.open("wb") as out:
         out.write(metadata)
         if major == V2:
             out.write(sign(signed.digest(), keys))
@@ -267,7 +213,6 @@ def _write(
             signed.update(piece)
             out.write(piece)
         out.write(sign(signed.digest(), keys))
-    beside.replace(payload)
     return len(metadata)
 
 

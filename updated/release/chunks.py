@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 import zstandard
 
+from updated.errors import ErrorCode, LocalError
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.index import describe_chunk
 from updated.payload.manifest import OpType
@@ -54,6 +55,7 @@ class Plan:
     zeros: bool  # write ZERO operations (version 2) rather than compressed zeros
     jobs: int  # threads; the result doesn't depend on it
     index: bool = False  # describe the chunks too
+    most_data: int = 2**63 - 1  # bytes that the payload's data may come to
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ def chunk_image(image: Path, spool: BinaryIO, *, start: int, plan: Plan) -> Chun
 
     Raises:
         OSError: the image can't be read or the spool written.
+        LocalError: USAGE; the data are more than the payload's version has offsets for.
     """
     whole, size, operations, offset = sha256(), 0, list[pb.InstallOperation](), start
     described = []
@@ -95,11 +98,21 @@ def chunk_image(image: Path, spool: BinaryIO, *, start: int, plan: Plan) -> Chun
             operation.dst_length = len(packed.data)
             spool.write(packed.blob)
             offset += len(packed.blob)
+            if offset > plan.most_data:
+                raise _too_much(image, plan.most_data)
         if packed.description is not None:
             described.append(packed.description)
         size += len(packed.data)
         _append(operations, operation)
     return Chunked(tuple(operations), size, whole.digest(), offset, tuple(described))
+
+
+def _too_much(image: Path, most: int) -> LocalError:
+    return LocalError(
+        ErrorCode.USAGE,
+        f"with {image} the payload has over {most} bytes of data, and the offsets of version 1 end there",
+        hint="Build version 2: leave --major out. For hosts that need version 1, compress or make the image smaller.",
+    )
 
 
 def _append(operations: list[pb.InstallOperation], operation: pb.InstallOperation) -> None:

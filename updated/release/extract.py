@@ -18,6 +18,7 @@ from updated.install.stream import Metadata, PayloadReader, WholeReader, open_pa
 from updated.payload.manifest import FROM_SOURCE, IN_PLACE, Manifest, Operation, Partition
 from updated.payload.signature import parse_signatures
 from updated.payload.trust import Keyring
+from updated.release.beside import beside
 from updated.release.packages import measure
 
 PIECE = 1024 * 1024
@@ -179,28 +180,25 @@ def extract(payload: Path, name: str, out: Path, *, old: Path | None, keyring: K
     Raises:
         UpdateError: the payload can't be trusted, parsed or carried out.
     """
-    beside = out.with_name(out.name + ".part")
     try:
-        _extract(payload, name, beside, old, keyring)
-        beside.replace(out)
+        with beside(out) as part:
+            _extract(payload, name, part, old, keyring)
     except OSError as error:
         raise LocalError(
             ErrorCode.STATE, f"{error.filename or out}: {error.strerror}", hint="Look at the path and free space."
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _extract(payload: Path, name: str, out: Path, old: Path | None, keyring: Keyring | None) -> None:
     metadata, reader = _open_payload(payload, keyring)
     manifest = metadata.manifest
     partition = _find(manifest, name)
-    needs_old = bool(partition.kinds & (FROM_SOURCE | IN_PLACE))
-    if needs_old and old is None:
-        raise LocalError(ErrorCode.USAGE, "this payload is a delta", hint="Name the old image with --old.")
-    in_place = manifest.in_place and not partition.is_file
+    in_place = _changes_in_place(manifest, partition)
+    if old is None and (in_place or partition.kinds & FROM_SOURCE):
+        raise LocalError(ErrorCode.USAGE, f"{name} comes as a delta", hint="Name the old image with --old.")
     if in_place and old is not None:
         shutil.copyfile(old, out)
+        os.truncate(out, -(-old.stat().st_size // manifest.block_size) * manifest.block_size)  # blocks are read whole
     source = old if old is not None and partition.kinds & FROM_SOURCE else None
     with _open(out, os.O_RDWR | os.O_CREAT | (0 if in_place else os.O_TRUNC)) as image:
         if source is not None:
@@ -211,6 +209,13 @@ def _extract(payload: Path, name: str, out: Path, old: Path | None, keyring: Key
     if keyring is not None:
         reader.check_end(keyring)
     _check_image(partition, out)
+
+
+def _changes_in_place(manifest: Manifest, partition: Partition) -> bool:
+    """Tell whether a partition is made of its old image: blocks that stay where they are may have no operation."""
+    if partition.is_file or partition.old is None:  # a kernel, delta or not, whatever the root is
+        return bool(partition.kinds & IN_PLACE)
+    return manifest.in_place
 
 
 def _find(manifest: Manifest, name: str) -> Partition:

@@ -17,6 +17,7 @@ from updated.payload import update_metadata_pb2 as pb
 from updated.payload.index import KIND as KIND_OF_INDEX
 from updated.payload.limits import LIMITS
 from updated.payload.parse import PACKAGE_NAME
+from updated.release.beside import beside
 
 KIND = re.compile(r"[a-z][a-z0-9-]{0,31}")
 DEFAULT_KIND = "file"
@@ -118,9 +119,8 @@ def _copy(path: Path, copy: Path, found: Measured) -> None:
                 hint="Give the file a name of its own in each release, as in NAME-VERSION.raw, or remove the old one.",
             )
         return
-    beside = copy.with_name(copy.name + ".part")
-    shutil.copyfile(path, beside)
-    beside.replace(copy)
+    with beside(copy) as part:
+        shutil.copyfile(path, part)
 
 
 def measure(path: Path, kind: str) -> Measured:

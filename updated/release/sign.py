@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
@@ -63,17 +64,25 @@ def load_private_key(path: Path) -> RSAPrivateKey:
     """
     try:
         key = load_pem_private_key(path.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise RefusedError(
             ErrorCode.KEY_UNREADABLE,
             f"the private key {path} can't be read: {error}",
             hint="Name an unencrypted PEM file; `update-payload keygen` makes one.",
         ) from error
-    if not isinstance(key, RSAPrivateKey) or key.key_size < MIN_BITS:
+    if not isinstance(key, RSAPrivateKey) or not _is_strong(key):
         raise RefusedError(
-            ErrorCode.KEY_WEAK, f"the private key {path} is no RSA key of {MIN_BITS} bits or more", hint="Make another."
+            ErrorCode.KEY_WEAK,
+            f"the private key {path} is no RSA key of {MIN_BITS} bits or more, in whole bytes, with the exponent"
+            f" {EXPONENT}",
+            hint="Hosts would not believe it. Make another; `update-payload keygen` does.",
         )
     return key
+
+
+def _is_strong(key: RSAPrivateKey) -> bool:
+    numbers = key.public_key().public_numbers()
+    return key.key_size >= MIN_BITS and key.key_size % 8 == 0 and numbers.e == EXPONENT
 
 
 def load_private_keys(paths: Path | Sequence[Path]) -> list[RSAPrivateKey]:
