@@ -16,6 +16,7 @@ from tests.support.machine import Machine
 from tests.support.processes import Process, tool
 from updated.server.catalogue import Catalogue
 
+UNIT = Path(__file__).parents[2] / "systemd/updated.service"
 NEED_REBOOT = 12  # what `updated --once` exits with when an update is in place
 
 
@@ -37,6 +38,13 @@ def update_server(release: Release, directory: Path) -> Iterator[str]:
         process.stop()
 
 
+def unit_environment() -> dict[str, str]:
+    """Return what the daemon's unit sets in its environment."""
+    lines = UNIT.read_text().splitlines()
+    settings = [line.removeprefix("Environment=") for line in lines if line.startswith("Environment=")]
+    return dict(setting.split("=", 1) for setting in settings)
+
+
 def update_once(root: Path, url: str, disk: Disk, keys: Path) -> Cost:
     """Let a fresh host update itself; see that the new image is in place."""
     disk.wipe()
@@ -52,6 +60,6 @@ def update_once(root: Path, url: str, disk: Disk, keys: Path) -> Cost:
     check = root / "booted/usr/libexec/health-check"
     check.parent.mkdir()
     check.write_text("#!/bin/sh\n")
-    cost = measure([*tool("updated"), "--once"], env=machine.env, good=(NEED_REBOOT,))
+    cost = measure([*tool("updated"), "--once"], env={**machine.env, **unit_environment()}, good=(NEED_REBOOT,))
     disk.check()
     return cost
