@@ -23,7 +23,7 @@ class _Line:
     def fill(self) -> None:
         """Fetch until everything is there, or nobody wants it any more."""
         try:
-            for piece in self._pieces:
+            for piece in map(_by_itself, self._pieces):
                 self._come.put(piece)
                 with self._changed:
                     self._waiting += len(piece)
@@ -50,6 +50,11 @@ class _Line:
         with self._changed:
             self._ended = True
             self._changed.notify()
+
+
+def _by_itself(piece: memoryview) -> memoryview:
+    """Return a piece that doesn't keep much more in memory than itself: what was read with it may not be wanted."""
+    return piece if 2 * len(piece) >= memoryview(piece.obj).nbytes else memoryview(bytes(piece))
 
 
 @contextmanager
