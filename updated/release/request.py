@@ -82,7 +82,8 @@ def _problems_of_numbers(request: BuildRequest) -> Iterator[str]:
 
 
 def _problems_of_names(request: BuildRequest) -> Iterator[str]:
-    if not PACKAGE_NAME.fullmatch(request.payload.name) or not (request.product and request.version):
+    name = f"{request.product}-{request.version}.payload"  # as it was asked for: a path's own name is but its last part
+    if not PACKAGE_NAME.fullmatch(name) or not (request.product and request.version):
         yield "product and version are part of file names and URLs: use letters, digits and ._+~@=,- only"
     for what, text in (("channel", request.channel), ("partition", request.partition)):
         if not 0 < len(text) <= LIMITS.text_bytes or not text.isprintable():
