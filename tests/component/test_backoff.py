@@ -14,7 +14,6 @@ from tests.support.front import Front
 from tests.support.processes import wait_for
 from updated.common.clock import rfc3339
 
-POLL = "trigger=check-due"
 DEFERRED = "trigger=offer-deferred"
 
 
@@ -47,7 +46,8 @@ def count(bench: Bench, text: str) -> int:
 
 
 def wait_for_polls(bench: Bench, what: str, times: int) -> None:
-    wait_for(lambda: count(bench, what) >= times or None, f"{times} times {what}", bench.machine.updated)  # type: ignore[arg-type]
+    assert bench.machine.updated is not None
+    wait_for(lambda: count(bench, what) >= times, f"{times} times {what}", bench.machine.updated)
 
 
 def state_file(bench: Bench) -> Path:
