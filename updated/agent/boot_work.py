@@ -49,6 +49,7 @@ class BootWork:
         if boot is Boot.INTERRUPTED:
             context.memory.pending = None
         context.trial = boot is Boot.TRIAL
+        context.show_backoff()
         context.memory.aleph_version = context.memory.aleph_version or facts.version
         context.save()
         if boot is Boot.SAME and pending is not None:

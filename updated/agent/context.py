@@ -81,6 +81,11 @@ class Context:
         self.view.rolled_back = self.memory.rolled_back
         self.view.failed_versions = list(self.memory.failed_versions)
 
+    def show_backoff(self) -> None:
+        """Show that the payload which failed last is left alone, if it still is."""
+        known = self.memory.backoff
+        self.view.backoff = known if known and known.until(self.means.clock.now()) else None
+
     def note_error(self, error: UpdateError) -> None:
         """Show and remember an error; a state directory that can't be written doesn't hide it."""
         noted: dict[str, Any] = error_dict(error, self.now())

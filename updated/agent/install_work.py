@@ -171,7 +171,7 @@ class InstallWork:
             context.memory.queue_event(talk.installed_event(context.means.settings.server.product))
         where = f"slot {installed.slot.name}" + (f", by hand from {by_hand}" if by_hand else "")
         context.memory.note(context.now(), "installed", installed.version, where)
-        context.memory.last_error = None
+        context.memory.last_error = context.memory.backoff = None
         try:
             context.save()
         except LocalError:  # what is told to have failed must not boot, nor be taken for a rollback at the next one

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from updated.agent import backoff
 from updated.agent.boot_work import BootWork
 from updated.agent.by_hand import Given
 from updated.agent.context import Context
@@ -221,15 +222,24 @@ class Agent:
         memory, by_hand = self.context.memory, self.view.by_hand
         if by_hand is None:
             memory.queue_event(error_event(int(error.code)))
+            self._count_attempt(error)
         detail = f"by hand from {by_hand}: {error.message}" if by_hand else error.message
         memory.note(self.context.now(), "failed", self.view.version_new or "", detail)
+
+    def _count_attempt(self, error: UpdateError) -> None:
+        """Leave the offered payload alone for a while, if it lies with that or with its servers."""
+        context, offer = self.context, self._server.offer
+        if offer is not None and backoff.lies_with_payload(error):
+            now, fraction = self._clock.now(), context.means.fraction()
+            context.memory.backoff = backoff.after_failure(context.memory.backoff, offer, now, fraction)
+        context.show_backoff()
 
     def _forget(self) -> None:
         """An operator wiped the slate: failures and refused versions count no more."""
         memory = self.context.memory
         memory.failed_versions.clear()
-        memory.rolled_back = memory.last_error = None
-        self.view.refusal = None
+        memory.rolled_back = memory.last_error = memory.backoff = None
+        self.view.refusal = self.view.backoff = None
         self.context.save()
 
     def _schedule(self) -> None:

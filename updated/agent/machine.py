@@ -52,6 +52,7 @@ class Event(Enum):
     NO_UPDATE = "no-update"
     OFFER_NOTED = "offer-noted"  # a check that was only to look found a release
     OFFER_TAKEN = "offer-taken"
+    OFFER_DEFERRED = "offer-deferred"  # its payload failed here and is left alone for a while
     CHECK_FAILED = "check-failed"
     DOWNLOADED = "downloaded"
     VERIFIED = "verified"
@@ -134,6 +135,7 @@ TABLE: dict[tuple[State, Event], Transition] = {
     (State.IDLE, Event.ASKED_RESET): Transition(State.IDLE, (Effect.FORGET, Effect.SCHEDULE)),
     (State.CHECKING, Event.NO_UPDATE): Transition(State.IDLE, (Effect.SCHEDULE,)),
     (State.CHECKING, Event.OFFER_NOTED): Transition(State.IDLE, (Effect.SCHEDULE,)),
+    (State.CHECKING, Event.OFFER_DEFERRED): Transition(State.IDLE, (Effect.REPORT, Effect.SCHEDULE)),
     (State.CHECKING, Event.OFFER_TAKEN): Transition(State.DOWNLOADING, (Effect.REPORT, Effect.INSTALL)),
     (State.CHECKING, Event.CHECK_FAILED): Transition(State.IDLE, (Effect.NOTE_ERROR, Effect.SCHEDULE)),
     (State.DOWNLOADING, Event.DOWNLOADED): Transition(State.VERIFYING),

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from updated.agent import backoff
+from updated.agent.backoff import Backoff
 from updated.common.durable import read_bounded, write_atomic
 from updated.confirm.rollback import Pending
 from updated.errors import ErrorCode, LocalError
@@ -30,6 +32,7 @@ class Memory:
     pending: Pending | None = None
     confirmed_boot_id: str = ""
     failed_versions: list[str] = field(default_factory=list)
+    backoff: Backoff | None = None  # the offered payload that failed last
     rolled_back: dict[str, str] | None = None  # version, at (RFC 3339), boot_id in which it was noticed
     outbox: list[dict[str, Any]] = field(default_factory=list)  # Omaha events not yet told to the server
     last_check: str | None = None
@@ -56,8 +59,11 @@ class Memory:
 
 
 def encode(memory: Memory) -> bytes:
-    """Write the state file's bytes."""
-    return (json.dumps(dataclasses.asdict(memory), indent=1) + "\n").encode()
+    """Write the state file's bytes; an older agent, which may come back, knows of no backoff."""
+    raw = dataclasses.asdict(memory)
+    if memory.backoff is None:
+        del raw["backoff"]
+    return (json.dumps(raw, indent=1) + "\n").encode()
 
 
 def decode(data: bytes) -> Memory:
@@ -72,7 +78,8 @@ def decode(data: bytes) -> Memory:
     try:
         pending = Pending(**raw.pop("pending")) if raw.get("pending") else None
         raw.pop("pending", None)
-        memory = Memory(pending=pending, **raw)
+        known = backoff.from_document(raw.pop("backoff", None))
+        memory = Memory(pending=pending, backoff=known, **raw)
     except TypeError as error:
         raise ValueError(str(error)) from error
     for name, kind in (

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from updated.agent import talk
+from updated.agent.backoff import same_payload
 from updated.agent.context import Context
 from updated.agent.machine import Event, State
+from updated.common.log import get_logger
 from updated.errors import RefusedError, UpdateError
 from updated.omaha import schedule
 from updated.omaha.protocol import NoUpdate, Offer
+
+log = get_logger("check")
 
 
 class ServerWork:
@@ -31,7 +35,7 @@ class ServerWork:
         facts, _ = context.recall_host()
         self._checked = True
         context.view.refusal, context.view.version_new, context.view.update_available = None, None, False
-        context.view.by_hand = None
+        context.view.by_hand = context.view.backoff = None
         try:
             decision = await self._talk.check(facts, context.memory, on_demand=on_demand)
         except UpdateError as error:
@@ -39,19 +43,24 @@ class ServerWork:
             if isinstance(error, RefusedError):
                 context.view.refusal = error.message
             raise
-        self._note_check(decision)
-        return self._consider(decision, take=take)
+        if isinstance(decision, Offer):
+            context.memory.backoff = same_payload(context.memory.backoff, decision)
+            context.show_backoff()
+        deferred = take and not on_demand and context.view.backoff is not None
+        self._note_check(decision, deferred=deferred)
+        return self._consider(decision, take=take, deferred=deferred)
 
-    def _note_check(self, decision: Offer | NoUpdate) -> None:
+    def _note_check(self, decision: Offer | NoUpdate, *, deferred: bool) -> None:
         context = self._context
         self._failures = 0
         self._poll_interval_secs = decision.poll_interval_secs
         context.memory.last_check = context.now()
-        context.memory.last_error = None  # of an earlier attempt; this one has begun well
+        if not deferred:  # else it is why
+            context.memory.last_error = None  # of an earlier attempt; this one has begun well
         context.view.last_check_unix = int(context.means.clock.now().timestamp())
         context.save()
 
-    def _consider(self, decision: Offer | NoUpdate, *, take: bool) -> tuple[Event, ...]:
+    def _consider(self, decision: Offer | NoUpdate, *, take: bool, deferred: bool) -> tuple[Event, ...]:
         view, memory = self._context.view, self._context.memory
         if isinstance(decision, NoUpdate):
             view.refusal = decision.reason
@@ -62,6 +71,10 @@ class ServerWork:
         view.version_new, view.update_available = decision.version, True
         if not take:
             return (Event.OFFER_NOTED,)
+        if deferred and memory.backoff is not None:
+            log.info("deferred-for-backoff", version=decision.version, reason=memory.backoff.why)
+            memory.queue_event(talk.deferred_event())
+            return (Event.OFFER_DEFERRED,)
         self.offer = decision
         view.bytes_total, view.bytes_done, view.bytes_reused = decision.size, 0, 0
         memory.queue_event(talk.DOWNLOAD_STARTED)

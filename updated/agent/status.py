@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from updated.agent.backoff import Backoff
 from updated.agent.machine import State
 from updated.common.errors import OperatorError
 from updated.errors import RefusedError
@@ -46,6 +47,7 @@ class View:
     last_error: dict[str, Any] | None = None
     next_check: str | None = None
     refusal: str | None = None  # why the last look at the server led to nothing
+    backoff: Backoff | None = None  # the release on offer is left alone for now
     boot_id: str = ""
     boot_confirmed: bool = False
     rolled_back: dict[str, str] | None = None
@@ -68,6 +70,8 @@ def blocked_by(view: View) -> str | None:
         State.FALLING_BACK: "this boot failed its health gate; the reboot to the other slot is on its way",
         State.NEED_REBOOT: "waiting for the reboot (lockd decides when: `lockctl explain`)",
     }
+    if view.state is State.IDLE and view.backoff and not view.refusal:
+        return view.backoff.why
     return reasons.get(view.state, view.refusal)
 
 
@@ -158,6 +162,8 @@ def explain(view: View) -> list[dict[str, str]]:
 
 
 def _what_ends(view: View) -> str:
+    if view.state is State.IDLE and view.backoff and not view.refusal:
+        return view.backoff.ends
     return {
         State.CONFIRMING: "the checks pass, or their deadline does",
         State.UNHEALTHY: f"the checks pass; they are asked again at {view.next_check}, or by `update-ctl check`",

@@ -40,6 +40,11 @@ def error_event(code: int) -> dict[str, Any]:
     return {"type": 3, "result": 0, "errorcode": code}
 
 
+def deferred_event() -> dict[str, Any]:
+    """Return "left alone for now, for its payload failed here": update_engine's result for an update deferred."""
+    return {"type": 3, "result": 9, "errorcode": int(ErrorCode.DEFERRED_FOR_BACKOFF)}
+
+
 class Talk:
     """Speaks to one server on behalf of one host."""
 

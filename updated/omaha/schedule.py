@@ -2,13 +2,18 @@
 
 First check 7 minutes after the start, spread by 10 minutes; then every 45, spread by 10; a server's PollInterval is
 honoured up to 4 hours and spread over half to one and a half times itself; after failures the wait doubles, up to 4
-hours, spread by its own length (update_check_scheduler).
+hours, spread by its own length (update_check_scheduler). A payload that failed is left alone for a day, then for two,
+four, up to 16, each 6 hours more or less (PayloadState).
 """
 
 from __future__ import annotations
 
 SPREAD_SECS = 600.0
 LONGEST_SECS = 4 * 3600.0
+DAY_SECS = 24 * 3600.0
+BACKOFF_MOST_DAYS = 16
+BACKOFF_FUZZ_SECS = 12 * 3600.0  # the whole width
+LONGEST_BACKOFF_SECS = BACKOFF_MOST_DAYS * DAY_SECS + BACKOFF_FUZZ_SECS / 2
 
 
 def next_check_secs(
@@ -39,6 +44,17 @@ def next_check_secs(
     if asked >= interval_secs:
         return spread(asked, asked, fraction)
     return spread(interval_secs, min(SPREAD_SECS, interval_secs), fraction)
+
+
+def backoff_secs(attempt: int, fraction: float) -> float:
+    """Return the seconds for which a payload is left alone after its n-th failed attempt.
+
+    Args:
+        attempt: n, from 1.
+        fraction: a random number in [0, 1).
+    """
+    days = min(2 ** min(attempt - 1, BACKOFF_MOST_DAYS), BACKOFF_MOST_DAYS)
+    return spread(days * DAY_SECS, BACKOFF_FUZZ_SECS, fraction)
 
 
 def spread(value: float, width: float, fraction: float) -> float:
