@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Protocol
@@ -72,8 +73,14 @@ def look_through(seed: Seed, look: Callable[[int, memoryview], None], going_on: 
             buffers.put(buffer)
 
     with ThreadPoolExecutor(LOOKERS, thread_name_prefix="look-through") as pool:
+        coming: deque[Future[None]] = deque()  # few: each costs some KiB, and a large seed has thousands of pieces
         try:
-            for _ in pool.map(take, range(0, seed.size, PIECE)):
+            for at in range(0, seed.size, PIECE):
                 going_on()
+                coming.append(pool.submit(take, at))
+                if len(coming) > 2 * LOOKERS:
+                    coming.popleft().result()
+            while coming:
+                coming.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
