@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from threading import Condition, Thread
 
 AHEAD_BYTES = 4 * 1024 * 1024  # that have come and wait
+PIECE_BYTES = 512  # that a piece takes beside its own: a plan may have ten thousands of small ones
 
 
 class _Line:
@@ -26,7 +27,7 @@ class _Line:
             for piece in map(_by_itself, self._pieces):
                 self._come.put(piece)
                 with self._changed:
-                    self._waiting += len(piece)
+                    self._waiting += len(piece) + PIECE_BYTES
                     self._changed.wait_for(lambda: self._ended or self._waiting < AHEAD_BYTES)
                     if self._ended:
                         return
@@ -42,7 +43,7 @@ class _Line:
                 raise piece
             yield piece
             with self._changed:
-                self._waiting -= len(piece)
+                self._waiting -= len(piece) + PIECE_BYTES
                 self._changed.notify()
 
     def end(self) -> None:
