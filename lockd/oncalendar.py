@@ -28,6 +28,7 @@ WORDS = {
     **dict.fromkeys(("semiannually", "semi-annually", "biannually", "bi-annually"), _TWICE_A_YEAR),
 }
 ITEM = re.compile(r"(\d{1,4})(?:\.\.(\d{1,4}))?(?:/(\d{1,4}))?", re.ASCII)
+ONE_SECOND = re.compile(r"(?:^|,)0*(\d+)\.\.0*\1(?:,|$)", re.ASCII)
 WEEKDAYS = re.compile(r"[A-Za-z]{3}[A-Za-z.,-]*")
 
 Numbers = frozenset[int] | None  # None: any
@@ -133,6 +134,8 @@ def _times(text: str, limit: int) -> tuple[time, ...]:
     if len(parts) not in (2, 3):
         raise ValueError(f"{text!r} is no time of day such as 03:00 or *:0/15")
     parts = [*parts, "0"][:3]
+    if ONE_SECOND.search(parts[2]):  # systemd refuses it, of seconds alone
+        raise ValueError(f"{text!r}: a range has more than one second; write the number alone")
     hours, minutes, seconds = (
         sorted(_all(_numbers(part, 0, last, name), last + 1))
         for part, last, name in zip(parts, (23, 59, 59), ("hour", "minute", "second"), strict=True)

@@ -161,3 +161,16 @@ def test_missed_windows_are_counted_from_when_the_wait_began() -> None:
     began = OPENED - timedelta(hours=12)
     counts = [missed_windows(window, (), began, OPENED + timedelta(days=days)) for days in (0, 1, 3, 300)]
     assert counts == [0, 1, 3, MISSED_LIMIT]
+
+
+@pytest.mark.parametrize("text", ["*:0..0:0..0", "*:0:7..7", "*:0:1,07..7"])
+def test_a_range_of_one_second_is_refused(text: str) -> None:
+    """Systemd takes such a range of hours and minutes, and refuses it of seconds; so does this."""
+    with pytest.raises(ValueError, match="more than one second"):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["*:5..5", "3..3:00", "*:0:7..7/5", "*:0:7..8"])
+def test_ranges_that_systemd_takes(text: str) -> None:
+    """Nothing else of that shape is refused."""
+    assert parse(text).times
