@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from http.server import BaseHTTPRequestHandler
 
 import httpx
+
+from tests.support.loopback_http import LoopbackHttp, QuietHandler
 
 SAID = b'DisablePayloadBackoff="true"'
 
 
-class Front:
+class Front(LoopbackHttp):
     """Passes everything on to `server`, and counts what is fetched."""
 
     def __init__(self, server: str) -> None:
@@ -22,39 +21,19 @@ class Front:
         self.fetched: list[str] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
+        class Handler(QuietHandler):
+            def do_POST(self) -> None:  # noqa: N802  http.server looks it up by this name
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 outer._pass_on(self, "POST", body)
 
-            def do_GET(self) -> None:
+            def do_GET(self) -> None:  # noqa: N802  http.server looks it up by this name
                 outer.fetched.append(self.path)
                 if outer.lost:
                     self.send_error(404)
                 else:
                     outer._pass_on(self, "GET", b"")
 
-            def log_message(self, *_: object) -> None:
-                pass  # the test looks at `fetched`
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
-
-    @property
-    def url(self) -> str:
-        """Where it listens, without a slash at the end."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def _pass_on(self, request: BaseHTTPRequestHandler, method: str, body: bytes) -> None:
         headers = {name: request.headers[name] for name in ("Host", "Range", "Content-Type") if name in request.headers}

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Self
+from http.server import BaseHTTPRequestHandler
+
+from tests.support.loopback_http import LoopbackHttp, QuietHandler
 
 
 @dataclass
@@ -22,7 +21,7 @@ class Lie:
     first_range_only: bool = False  # of several, as some servers do
 
 
-class LyingServer:
+class LyingServer(LoopbackHttp):
     """Serves `body` at every path; `lie` says how for each request, by its number from 0."""
 
     def __init__(self, body: bytes, lie: Callable[[int], Lie] = lambda _number: Lie()) -> None:
@@ -31,33 +30,11 @@ class LyingServer:
         self.headers: list[dict[str, str]] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
+        class Handler(QuietHandler):
+            def do_GET(self) -> None:  # noqa: N802  http.server looks it up by this name
                 outer._answer(self)
 
-            def log_message(self, *_: object) -> None:
-                pass  # the test looks at `requests`
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-
-    @property
-    def url(self) -> str:
-        """Where it listens, without a slash at the end."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         lie = self.lie(len(self.requests))
