@@ -32,7 +32,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 
 def host(endpoint: str, transport: httpx.AsyncBaseTransport, name: str) -> Semaphore:
     options = EtcdOptions((endpoint,), request_timeout_secs=60)  # a busy machine's pause isn't what is tried here
-    client = EtcdClient(options, httpx.AsyncClient(transport=transport, trust_env=False))
+    client = EtcdClient(options, httpx.AsyncClient(transport=transport, trust_env=False, timeout=60))
     store = EtcdStore(client, prefix="/lies", group="web", lease_ttl_secs=3600)
     return Semaphore(store, MovingClock(), Identity(name, "boot-1"))
 

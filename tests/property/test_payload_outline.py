@@ -83,6 +83,7 @@ def in_parts(raw: bytes) -> pb.DeltaArchiveManifest | None:
         for update, places in outline.partitions:
             update.operations.extend(operations(places))
             made.partitions.append(update)
+        made.packages.extend(outline.packages)
     except RefusedError:
         return None
     return made

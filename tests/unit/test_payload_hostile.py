@@ -149,6 +149,10 @@ SPOILED: dict[str, tuple[Callable[[pb.DeltaArchiveManifest], object], ErrorCode]
         lambda m: m.packages.add(name="../x", size=1, sha256=HASH),
         ErrorCode.MANIFEST_PARSE,
     ),
+    "too many packages": (
+        lambda m: [m.packages.add() for _ in range(LIMITS.packages + 1)],
+        ErrorCode.LIMIT_EXCEEDED,
+    ),
     "too many operations": (
         lambda m: [m.noop_operations.add() for _ in range(LIMITS.operations + 1)],
         ErrorCode.LIMIT_EXCEEDED,

@@ -31,7 +31,7 @@ BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
 # a plain file name, which is also safe in a URL; 200 leaves room for what is put around it while it is written
 PACKAGE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_+~@=,-][A-Za-z0-9._+~@=,-]{0,199}")
 # field numbers of what is taken out: of the manifest, of a procedure, of a partition
-V1_OPERATIONS, NOOPS, PROCEDURES, PARTITIONS = 1, 2, 10, 13
+V1_OPERATIONS, NOOPS, PROCEDURES, PARTITIONS, PACKAGES = 1, 2, 10, 13, 1005
 OF_PROCEDURE, OF_PARTITION = 2, 8
 
 M = TypeVar("M", bound=Message)
@@ -60,7 +60,7 @@ def parse_manifest(raw: bytes | memoryview, header: Header) -> Manifest:
         block_size=block_size,
         partitions=tuple(partitions),
         identity=_identity(message),
-        packages=_packages(message),
+        packages=_packages(outline.packages),
         data_length=walk.data_end,
         signatures_offset=message.signatures_offset,
         signatures_size=message.signatures_size,
@@ -71,32 +71,33 @@ def parse_manifest(raw: bytes | memoryview, header: Header) -> Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A manifest whose operations are places in its bytes; the messages lack them."""
+    """A manifest whose lists are places in its bytes, or messages of their own; those they stood in lack them."""
 
     message: pb.DeltaArchiveManifest
     v1_operations: Places
     noops: Places
     procedures: Sequence[tuple[pb.InstallProcedure, Places]]
     partitions: Sequence[tuple[pb.PartitionUpdate, Places]]
+    packages: Sequence[pb.Package]
 
 
 def read_outline(raw: memoryview) -> Outline:
-    """Read everything of a manifest but its operations.
+    """Read everything of a manifest but its operations; lists are counted before protobuf makes objects of them.
 
     Raises:
-        RefusedError: MANIFEST_PARSE, LIMIT_EXCEEDED (partitions).
+        RefusedError: MANIFEST_PARSE, LIMIT_EXCEEDED (partitions, packages).
     """
     try:
-        rest, lists = take_out(raw, (V1_OPERATIONS, NOOPS, PROCEDURES, PARTITIONS))
-        count = len(lists[PROCEDURES]) + len(lists[PARTITIONS])
-        if count > LIMITS.partitions:
-            raise refused(ErrorCode.LIMIT_EXCEEDED, f"{count} partitions are more than {LIMITS.partitions}")
+        rest, lists = take_out(raw, (V1_OPERATIONS, NOOPS, PROCEDURES, PARTITIONS, PACKAGES))
+        _check_count("partitions", len(lists[PROCEDURES]) + len(lists[PARTITIONS]), LIMITS.partitions)
+        _check_count("packages", len(lists[PACKAGES]), LIMITS.packages)
         return Outline(
             pb.DeltaArchiveManifest.FromString(rest),
             lists[V1_OPERATIONS],
             lists[NOOPS],
             [_read_part(pb.InstallProcedure, OF_PROCEDURE, raw, *place) for place in lists[PROCEDURES]],
             [_read_part(pb.PartitionUpdate, OF_PARTITION, raw, *place) for place in lists[PARTITIONS]],
+            [pb.Package.FromString(raw[begin:end].tobytes()) for begin, end in lists[PACKAGES]],
         )
     except (MalformedError, DecodeError) as error:
         raise refused(ErrorCode.MANIFEST_PARSE, f"the manifest can't be read: {error}") from error
@@ -107,12 +108,15 @@ def _read_part(kind: type[M], operations: int, raw: memoryview, begin: int, end:
     return kind.FromString(rest), lists[operations]
 
 
+def _check_count(what: str, count: int, most: int) -> None:
+    if count > most:
+        raise refused(ErrorCode.LIMIT_EXCEEDED, f"{count} {what} are more than {most}")
+
+
 def _check_counts(outline: Outline) -> None:
     """Look at the sizes before anything is walked at length."""
     parts = [places for _, places in (*outline.procedures, *outline.partitions)]
-    operations = sum(map(len, (outline.v1_operations, outline.noops, *parts)))
-    if operations > LIMITS.operations:
-        raise refused(ErrorCode.LIMIT_EXCEEDED, f"{operations} operations are more than {LIMITS.operations}")
+    _check_count("operations", sum(map(len, (outline.v1_operations, outline.noops, *parts))), LIMITS.operations)
     signature = outline.message.signatures_size
     if signature > LIMITS.signature_bytes:
         raise refused(ErrorCode.LIMIT_EXCEEDED, f"a payload signature of {signature} bytes is too large")
@@ -188,10 +192,8 @@ def _identity(message: pb.DeltaArchiveManifest) -> Identity | None:
     )
 
 
-def _packages(message: pb.DeltaArchiveManifest) -> tuple[Package, ...]:
-    if len(message.packages) > LIMITS.packages:
-        raise refused(ErrorCode.LIMIT_EXCEEDED, f"{len(message.packages)} packages are more than {LIMITS.packages}")
-    packages = tuple(_package(package) for package in message.packages)
+def _packages(given: Sequence[pb.Package]) -> tuple[Package, ...]:
+    packages = tuple(_package(package) for package in given)
     names = [package.name for package in packages]
     if len(set(names)) != len(names):
         raise refused(ErrorCode.MANIFEST_PARSE, f"a package stands twice in {names}")
