@@ -22,6 +22,7 @@ from lockd.tickets import Group, Phase
 from tests.support.etcd import Etcd
 from tests.support.lossy import LossyTransport
 from tests.support.moving_clock import MovingClock
+from tests.support.quick_http import patient_client
 
 CLOCK = MovingClock()
 
@@ -213,8 +214,7 @@ async def test_overdue_budget_is_heeded_between_slot_and_reboot(store: Store) ->
 async def test_look_costs_the_same_however_many_wait(etcd: Etcd, tmp_path: Path) -> None:
     """A waiter far behind asks once, and gets as many bytes with 240 ahead of it as with 60."""
     transport = WeighingTransport()
-    http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=60)
-    client = EtcdClient(EtcdOptions((etcd.endpoint,), request_timeout_secs=60), http)
+    client = patient_client(etcd.endpoint, transport)
     store = EtcdStore(client, prefix="/t", group=tmp_path.name, lease_ttl_secs=600)
     costs: list[tuple[int, int]] = []
     for count in (60, 240):

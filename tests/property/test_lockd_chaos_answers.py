@@ -9,7 +9,6 @@ import httpx
 import pytest
 
 from lockd.errors import LockdError
-from lockd.etcd import EtcdClient, EtcdOptions
 from lockd.semaphore import Identity, Semaphore
 from lockd.store import EtcdStore
 from lockd.tickets import Phase
@@ -17,7 +16,7 @@ from tests.support.campaign import scale
 from tests.support.etcd import Etcd
 from tests.support.moving_clock import MovingClock
 from tests.support.mutations import MutatingTransport
-from tests.support.quick_http import QuickTransport
+from tests.support.quick_http import QuickTransport, patient_client
 
 ANSWERS = scale(1_000, 50_000)
 
@@ -31,9 +30,7 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
 
 
 def host(endpoint: str, transport: httpx.AsyncBaseTransport, name: str) -> Semaphore:
-    options = EtcdOptions((endpoint,), request_timeout_secs=60)  # a busy machine's pause isn't what is tried here
-    client = EtcdClient(options, httpx.AsyncClient(transport=transport, trust_env=False, timeout=60))
-    store = EtcdStore(client, prefix="/lies", group="web", lease_ttl_secs=3600)
+    store = EtcdStore(patient_client(endpoint, transport), prefix="/lies", group="web", lease_ttl_secs=3600)
     return Semaphore(store, MovingClock(), Identity(name, "boot-1"))
 
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import httpx
 
 from lockd.errors import LockdError
-from lockd.etcd import EtcdClient, EtcdOptions
+from lockd.etcd import EtcdClient
 from lockd.semaphore import Identity, Semaphore, Standing
 from lockd.store import EtcdStore
 from lockd.tickets import Group, Phase
 from tests.support.moving_clock import MovingClock
-from tests.support.quick_http import QuickTransport
+from tests.support.quick_http import QuickTransport, patient_client
 
 FATES = ("arrives",) * 12 + ("answer lost", "request lost", "sent twice", "delayed", "delayed and sent twice")
 
@@ -87,17 +87,14 @@ class Fleet:
 
     def __init__(self, endpoint: str, group: str, dice: random.Random) -> None:
         """Connect everybody: the hosts by bad connections, the operator and the onlooker by good ones."""
-        self._endpoint, self._group, self.dice = endpoint, group, dice
+        self._group, self.dice = group, dice
         self._counted = CountingTransport(), CountingTransport()
         self.transport = CruelTransport(dice, self._counted[0])
-        self._client = self._connect(self.transport)
-        self._onlooker = self._connect(self._counted[1])
+        self._client = patient_client(endpoint, self.transport)
+        self._onlooker = patient_client(endpoint, self._counted[1])
         self.operator = self._semaphore(self._onlooker, "operator", 1)
         self.hosts = [Host(name, self._semaphore(self._client, name, 1)) for name in ("m0", "m1", "m2", "m3")]
         self.log: list[str] = []
-
-    def _connect(self, transport: httpx.AsyncBaseTransport) -> EtcdClient:
-        return EtcdClient(EtcdOptions((self._endpoint,)), httpx.AsyncClient(transport=transport, trust_env=False))
 
     def _semaphore(self, client: EtcdClient, name: str, boot: int) -> Semaphore:
         store = EtcdStore(client, prefix="/chaos", group=self._group, lease_ttl_secs=600)
