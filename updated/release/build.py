@@ -1,7 +1,8 @@
 """Builds a signed payload from an image, the same bytes each time.
 
-Version 2 is this product's own: chunks of 64 KiB, zstd, ZERO operations, metadata signature. Version 1 is what
-update_engine takes: 1 MiB chunks, bzip2, no-op operations for whatever old clients must skip, the signature last.
+Version 2 is this product's own: chunks of about 64 KiB along the image's files (cuts.py), zstd, ZERO operations,
+metadata signature. Version 1 is what update_engine takes: 1 MiB chunks, bzip2, no-op operations for whatever old
+clients must skip, the signature last.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +28,7 @@ from updated.payload.limits import LIMITS
 from updated.payload.manifest import SPARSE_HOLE, OpType
 from updated.release.beside import beside
 from updated.release.chunks import BLOCK, Chunked, Plan, chunk_image
+from updated.release.cuts import cut, owners
 from updated.release.packages import Measured, add_index, add_packages, measure
 from updated.release.request import BuildRequest, check_request
 from updated.release.sign import load_private_keys, sign, signature_size
@@ -123,32 +126,37 @@ def _check_limits(manifest: pb.DeltaArchiveManifest, request: BuildRequest) -> N
 
 
 def _add_v2(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO) -> tuple[int, bytes | None]:
-    plan = Plan(_chunk_bytes(request), request.compression or "zstd", zeros=True, jobs=request.jobs, index=True)
-    index = None
+    plan = Plan(request.compression or "zstd", zeros=True, jobs=request.jobs, index=True)
+    index, lengths = None, _lengths(request)
     if request.old is None:
         manifest.minor_version = MINOR_FULL
-        root = chunk_image(request.image, spool, start=0, plan=plan)
+        root = chunk_image(request.image, spool, lengths[request.image], start=0, plan=plan)
         _add_partition(manifest, request.partition, root)
         end, index = root.data_end, encode_index(root.described, BLOCK)
     else:
         manifest.minor_version = MINOR_DELTA
         end = _add_delta(manifest, request, request.old, spool)
     if request.kernel is not None:
-        kernel = chunk_image(request.kernel, spool, start=end, plan=dataclasses.replace(plan, index=False))
+        unlisted = dataclasses.replace(plan, index=False)
+        kernel = chunk_image(request.kernel, spool, lengths[request.kernel], start=end, plan=unlisted)
         _add_partition(manifest, "kernel", kernel)
         end = kernel.data_end
     return end, index
 
 
-def _chunk_bytes(request: BuildRequest) -> int:
-    """Return the chunks' size: the usual one, doubled until the images can't have more chunks than hosts take."""
-    if request.chunk_kib is not None:
-        return request.chunk_kib * 1024
+def _lengths(request: BuildRequest) -> dict[Path, Iterable[int]]:
+    """Return how each image is cut: as the request says, or along its files.
+
+    The usual size of a chunk is doubled until the images can't have more chunks than hosts take.
+    """
     images = [request.image, *([request.kernel] if request.kernel is not None else [])]
-    sizes, chunk = [image.stat().st_size for image in images], CHUNK
-    while sum(-(-size // chunk) for size in sizes) > LIMITS.operations:
+    if request.chunk_kib is not None:
+        return dict.fromkeys(images, repeat(request.chunk_kib * 1024))
+    owner, chunk = {image: owners(image) for image in images}, CHUNK
+    while sum(1 for image in images for _ in cut(owner[image], chunk)) > LIMITS.operations:
         chunk *= 2
-    return chunk
+    # an image that grew meanwhile goes on in chunks of the usual size
+    return {image: chain(cut(owner[image], chunk), repeat(chunk)) for image in images}
 
 
 def _add_delta(manifest: pb.DeltaArchiveManifest, request: BuildRequest, old: Path, spool: BinaryIO) -> int:
@@ -171,14 +179,14 @@ def _add_partition(manifest: pb.DeltaArchiveManifest, name: str, chunked: Chunke
 
 
 def _add_v1(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO) -> int:
-    chunk = V1_CHUNK if request.chunk_kib is None else request.chunk_kib * 1024
-    plan = Plan(chunk, request.compression or "bz2", zeros=False, jobs=request.jobs, most_data=V1_MOST_DATA)
-    root = chunk_image(request.image, spool, start=0, plan=plan)
+    lengths = repeat(V1_CHUNK if request.chunk_kib is None else request.chunk_kib * 1024)
+    plan = Plan(request.compression or "bz2", zeros=False, jobs=request.jobs, most_data=V1_MOST_DATA)
+    root = chunk_image(request.image, spool, lengths, start=0, plan=plan)
     manifest.partition_operations.extend(root.operations)
     manifest.new_partition_info.size, manifest.new_partition_info.hash = root.size, root.sha256
     if request.kernel is None:
         return root.data_end
-    kernel = chunk_image(request.kernel, spool, start=root.data_end, plan=plan)
+    kernel = chunk_image(request.kernel, spool, lengths, start=root.data_end, plan=plan)
     procedure = manifest.procedures.add(type=0, operations=kernel.operations)
     procedure.new_info.size, procedure.new_info.hash = kernel.size, kernel.sha256
     for operation in kernel.operations:

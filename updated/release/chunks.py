@@ -6,7 +6,7 @@ import bz2
 import lzma
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -48,9 +48,8 @@ COMPRESSIONS: dict[str, tuple[OpType, Compressor]] = {
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How to cut and compress."""
+    """How to compress."""
 
-    chunk: int  # bytes of an operation, a multiple of the block size
     compression: str  # a key of COMPRESSIONS
     zeros: bool  # write ZERO operations (version 2) rather than compressed zeros
     jobs: int  # threads; the result doesn't depend on it
@@ -79,8 +78,15 @@ class _Packed:
     description: tuple[bytes, bytes] | None = None
 
 
-def chunk_image(image: Path, spool: BinaryIO, *, start: int, plan: Plan) -> Chunked:
-    """Compress an image into the spool, where its first data are at the offset `start` of the payload's data.
+def chunk_image(image: Path, spool: BinaryIO, lengths: Iterable[int], *, start: int, plan: Plan) -> Chunked:
+    """Compress an image into the spool.
+
+    Args:
+        image: a file.
+        spool: where the chunks' data go.
+        lengths: of the chunks, in bytes, whole blocks; at least as many as the image has room for.
+        start: the offset of the first data among the payload's.
+        plan: how.
 
     Raises:
         OSError: the image can't be read or the spool written.
@@ -88,7 +94,7 @@ def chunk_image(image: Path, spool: BinaryIO, *, start: int, plan: Plan) -> Chun
     """
     whole, size, operations, offset = sha256(), 0, list[pb.InstallOperation](), start
     described = []
-    for packed in _compressed(image, plan):
+    for packed in _compressed(image, lengths, plan):
         whole.update(packed.data)
         operation = pb.InstallOperation(type=packed.kind)
         operation.dst_extents.add(start_block=size // BLOCK, num_blocks=-(-len(packed.data) // BLOCK))
@@ -123,7 +129,7 @@ def _append(operations: list[pb.InstallOperation], operation: pb.InstallOperatio
         operations.append(operation)
 
 
-def _compressed(image: Path, plan: Plan) -> Iterator[_Packed]:
+def _compressed(image: Path, lengths: Iterable[int], plan: Plan) -> Iterator[_Packed]:
     def work(data: bytes) -> _Packed:
         if plan.zeros and not any(data):
             return _Packed(data, OpType.ZERO, b"")
@@ -136,7 +142,9 @@ def _compressed(image: Path, plan: Plan) -> Iterator[_Packed]:
 
     with image.open("rb") as file, ThreadPoolExecutor(plan.jobs) as pool:
         under_way: deque[Future[_Packed]] = deque()
-        while data := file.read(plan.chunk):
+        for length in lengths:
+            if not (data := file.read(length)):
+                break
             under_way.append(pool.submit(work, data))
             if len(under_way) > plan.jobs * QUEUE:
                 yield under_way.popleft().result()

@@ -72,7 +72,7 @@ def make_plan(old: Path, new: Path) -> DeltaPlan:
     plan.copies = list(_copies(sources))
     plan.zeros = [Piece(run) for run in _runs(at for at, source in enumerate(sources) if source == ZERO)]
     old_blocks = len(before.hashes) // HASH_BYTES
-    plan.changed = list(_changed(sources, file_blocks(old, BLOCK), file_blocks(new, BLOCK), old_blocks))
+    plan.changed = list(_changed(sources, list(file_blocks(old, BLOCK)), file_blocks(new, BLOCK), old_blocks))
     return plan
 
 
@@ -127,7 +127,7 @@ def _runs(blocks: Iterable[int]) -> Iterator[tuple[int, ...]]:
 
 
 def _changed(
-    sources: Sequence[int], old: Sequence[FileBlocks], new: Sequence[FileBlocks], old_blocks: int
+    sources: Sequence[int], old: Sequence[FileBlocks], new: Iterable[FileBlocks], old_blocks: int
 ) -> Iterator[Piece]:
     """Yield what is to be patched or compressed, files first."""
     left = {at for at, source in enumerate(sources) if source == NEW}

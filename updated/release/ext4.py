@@ -1,6 +1,6 @@
 """Which blocks of an ext4 image belong to which file: just enough of the format to walk it, and to write nothing.
 
-The layout is the kernel's (Documentation/filesystems/ext4). What isn't understood is left out: a delta is only larger
+The layout is the kernel's (Documentation/filesystems/ext4). What isn't understood is left out: a payload is only larger
 for it.
 """
 
@@ -117,8 +117,8 @@ class _Ext4:
             at += length
 
 
-def file_blocks(image: Path, block_size: int) -> list[FileBlocks]:
-    """Return the files and directories of an ext4 image; none when it is something else.
+def file_blocks(image: Path, block_size: int) -> Iterator[FileBlocks]:
+    """Yield the files and directories of an ext4 image, up to what can't be read; none when it is something else.
 
     Raises:
         OSError: the image can't be read.
@@ -126,6 +126,6 @@ def file_blocks(image: Path, block_size: int) -> list[FileBlocks]:
     with image.open("rb") as file:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return list(_Ext4(data, block_size).walk())
+                yield from _Ext4(data, block_size).walk()
         except (NotExt4Error, struct.error, ValueError, IndexError, ZeroDivisionError):
-            return []  # the delta is made without knowing of files
+            return  # the payload is made without knowing of more files
