@@ -6,7 +6,7 @@ Chunks are the operations with data of the partition that goes into the slot, in
 SHA-256: of the chunk as it is written, its last block padded with zeros, and of a block.
 
 A block's hash is short because it only finds candidates; a chunk's digest proves what was put together from them. With
-5 and 16 bytes and chunks of 64 KiB that is 6 bytes a block, 0.15 % of the image.
+5 and 16 bytes and chunks of 64 KiB that is 6 bytes a block, 0.15 % of the image; larger ones have less.
 """
 
 from __future__ import annotations

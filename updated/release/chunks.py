@@ -21,9 +21,8 @@ from updated.payload.index import describe_chunk
 from updated.payload.manifest import OpType
 
 BLOCK = 4096
-ZSTD_LEVEL = (
-    19  # made once, fetched by every host: a tenth smaller than level 9 in chunks of 64 KiB, and unpacked as fast
-)
+# made once, fetched by every host: a tenth smaller than level 9 in chunks of 64 KiB, and unpacked as fast
+ZSTD_LEVEL = 19
 QUEUE = 4  # chunks a worker may have waiting
 
 Compressor = Callable[[bytes], bytes]

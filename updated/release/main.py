@@ -99,7 +99,7 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     command.add_argument("--kernel", type=Path, metavar="FILE")
     command.add_argument("--major", type=int, choices=(1, 2), default=2)
     command.add_argument("--compression", choices=tuple(COMPRESSIONS), help="default: zstd, for version 1 bz2")
-    command.add_argument("--chunk-kib", type=int, metavar="N", help="default: 64, for images over 4 GiB more")
+    command.add_argument("--chunk-kib", type=int, metavar="N", help="default: about 64 along files; version 1: 1024")
     command.add_argument(
         "--package", action="append", default=[], metavar="FILE[:KIND]", help="a further file; may be repeated"
     )

@@ -38,7 +38,7 @@ class BuildRequest:
     kernel: Path | None = None
     major: int = V2
     compression: str | None = None  # none given: zstd, for version 1 bz2
-    chunk_kib: int | None = None  # none given: 64, or as much more as the limit of operations asks for; version 1: 1024
+    chunk_kib: int | None = None  # none given: along files, about 64 or as the limits ask for
     not_after: int | None = None  # seconds since 1970, UTC
     jobs: int = 2
     packages: tuple[PackageFile, ...] = ()
