@@ -178,8 +178,9 @@ def test_any_other_file_is_refused(bench: Bench, tmp_path: Path) -> None:
 
 
 def test_url_that_is_none_is_refused(bench: Bench) -> None:
-    """A URL without a host, with credentials or with blanks is refused before anything is asked for."""
-    for url in ("http:///x", "https://user:secret@127.0.0.1/x", "http://127.0.0.1/a b", "http://[::1/x"):
+    """A URL without a host or a right port, with credentials or with blanks is refused before anything is asked for."""
+    none = ("http:///x", "https://user:secret@127.0.0.1/x", "http://127.0.0.1/a b", "http://[::1/x", "http://h:port/x")
+    for url in none:
         done = bench.machine.ctl("apply", url, "--wait")
         assert (done.returncode, "Traceback" in done.stderr) == (3, False), done.stderr
 

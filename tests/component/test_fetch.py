@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.lying_server import Lie, LyingServer
 from tests.support.moving_clock import MovingClock
-from updated.errors import ErrorCode, RemoteError
+from updated.errors import ErrorCode, RemoteError, Retry
 from updated.install.fetch import MOST_REQUESTS, HttpSource, make_http
 from updated.install.pace import FetchLimits
 from updated.install.ranges import Span
@@ -113,6 +113,15 @@ def test_permanent_error_leaves_a_url_at_once() -> None:
     with LyingServer(BODY, lambda _n: Lie(status=404)) as bad, LyingServer(BODY) as good:
         assert fetch(bad.url + "/x", good.url + "/y") == BODY
         assert len(bad.requests) == 1
+
+
+@pytest.mark.parametrize("url", ["http://mirror.example:port/x", "https://a..b/x", "http://xn--/x"])
+def test_url_that_is_none_is_left_for_the_next(url: str) -> None:
+    """A URL that can't even be asked is an error of the download like any other, and no reason to ask it twice."""
+    error = failing(ErrorCode.DOWNLOAD_TRANSFER, url)
+    assert error.retry is Retry.OTHER_SOURCE
+    with LyingServer(BODY) as good:
+        assert fetch(url, good.url + "/y") == BODY
 
 
 def test_dead_server_is_an_error() -> None:

@@ -110,6 +110,8 @@ HOSTILE = {
     "a size of zero": (GOOD.replace('size="10"', 'size="0"').encode(), ErrorCode.OMAHA_RESPONSE_INVALID),
     "another scheme": (GOOD.replace("http://127", "file://127").encode(), ErrorCode.OMAHA_RESPONSE_INVALID),
     "a user in the URL": (GOOD.replace("http://127", "http://a@127").encode(), ErrorCode.OMAHA_RESPONSE_INVALID),
+    "a word as port": (GOOD.replace("http://127", "http://x:y/127").encode(), ErrorCode.OMAHA_RESPONSE_INVALID),
+    "a port too high": (GOOD.replace("http://127", "http://x:65536/127").encode(), ErrorCode.OMAHA_RESPONSE_INVALID),
     "no URL": (re.sub(r"<url .*?</url>", "", GOOD).encode(), ErrorCode.OMAHA_RESPONSE_INVALID),
     "no version": (GOOD.replace('version="2.0"', "").encode(), ErrorCode.OMAHA_RESPONSE_INVALID),
     "no status": (GOOD.replace('updatecheck status="ok"', "updatecheck").encode(), ErrorCode.OMAHA_RESPONSE_INVALID),

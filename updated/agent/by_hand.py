@@ -95,6 +95,7 @@ def is_payload_url(url: str) -> bool:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+        _ = parts.port  # raises where it is no number
     except ValueError:
         return False
     return usable and url.isascii() and url.isprintable() and " " not in url

@@ -187,6 +187,8 @@ class HttpSource:
             with self._http.stream("GET", url, headers={} if whole else {"Range": range_header(asked)}) as response:
                 check_head(response, url)
                 yield from self._body(response, url, asked, wanted)
+        except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name, as in `a..b`
+            raise bad_answer(ErrorCode.DOWNLOAD_TRANSFER, f"{url} is no URL to download from: {error}") from error
         except httpx.HTTPError as error:
             raise RemoteError(
                 ErrorCode.DOWNLOAD_TRANSFER,

@@ -155,6 +155,7 @@ def _urls(check: Element, name: str) -> tuple[str, ...]:
         try:
             parts = urlsplit(codebase)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+            _ = parts.port  # raises where it is no number
         except ValueError:
             usable = False
         if not usable or any(char.isspace() or not char.isprintable() for char in codebase):
