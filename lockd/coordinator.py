@@ -27,7 +27,9 @@ logger = get_logger("coordinator")
 REST_SECS = 30.0  # the longest time without a look at the clock and the agent
 AGAIN_SECS = 0.5  # before looking again at what changed under us
 RETRY_SECS, RETRY_LIMIT_SECS = 2.0, 60.0  # after an error: doubled each time, spread by half
-PLACES = {ErrorCode.REBOOT_FAILED: "reboot", ErrorCode.REBOOT_REFUSED: "reboot", ErrorCode.DRAIN_FAILED: "drain"}
+PATIENT_FAILURES = 5  # looks in a row that failed: about a minute, after which a drained host goes back into service
+REBOOTS = (ErrorCode.REBOOT_FAILED, ErrorCode.REBOOT_REFUSED, ErrorCode.REBOOT_IN_DOUBT)
+PLACES = {**dict.fromkeys(REBOOTS, "reboot"), ErrorCode.DRAIN_FAILED: "drain"}
 COUNTDOWN_SECS = 10.0  # between two looks while people are counted down
 
 
@@ -44,6 +46,7 @@ class Coordinator:
         self._reboot_asked_at: float | None = None  # monotonic
         self._in_doubt = False  # we may have written that we go, and didn't go
         self._failures = 0
+        self._beside: tuple[gates.Gate, ...] = ()  # what is wrong with this host beside the way to the reboot
         self._looking = False
         self._around = Surroundings(policy, means, machine_id)
 
@@ -94,27 +97,45 @@ class Coordinator:
     # ---- one look
 
     async def _look(self) -> float:
-        self._standing = None
+        self._standing, self._beside = None, ()
         seen = await self._means.agent.look()
         self.view.version, self.view.slot = seen.version_booted, seen.slot_booted
         facts = await self._facts(seen, None)
         self._show(facts, "blocked" if facts.need.wanted else "idle")
-        own = await self._own_ticket()
+        try:
+            own = await self._own_ticket()
+        except LockdError:
+            if not gates.may_ask_for_ticket(facts) or self._failures >= PATIENT_FAILURES:
+                await self._stand_down(seen)  # what it was drained for doesn't come about for now
+            raise
         if own is not None and await self._settle(own, seen):
             return REST_SECS
-        if own is None and seen.healthy is not False and (problem := await self._around.after_boot(seen)):
-            logger.warning("post-boot-failed", problem=problem)
+        if own is None and seen.healthy is True and (problem := await self._around.after_boot(seen)):
+            self._add_beside("post-boot", problem)
         if not gates.may_ask_for_ticket(facts):
             await self._stand_down(seen)
             if own is not None:
                 await self._withdraw(own, seen)
             return self._until_edge(facts)
-        if not self._asked_lately():
-            people = await self._around.people(seen, self._version_to(seen), facts.need.reason)
-            if people:
-                self._show(replace(facts, blockers=people), "blocked")
-                return COUNTDOWN_SECS
+        if not self._asked_lately() and await self._people_hold(facts, seen):
+            await self._wait_for_people(own, seen)
+            return COUNTDOWN_SECS
         return await self._approach(seen)
+
+    async def _people_hold(self, facts: gates.Facts, seen: AgentView) -> bool:
+        people = await self._around.people(seen, self._version_to(seen), facts.need.reason)
+        if people:
+            self._show(replace(facts, blockers=people), "blocked")
+        return bool(people)
+
+    async def _wait_for_people(self, own: Ticket | None, seen: AgentView) -> None:
+        """Keep our place in the queue while people are counted down, but no slot."""
+        if own is None or self._means.semaphore is None:
+            return
+        if own.claim.phase is Phase.WAITING:
+            await self._means.semaphore.store.keep(own)
+        else:
+            await self._withdraw(own, seen)
 
     async def _own_ticket(self) -> Ticket | None:
         """Return this host's ticket; the store is only asked when there may be one."""
@@ -125,6 +146,10 @@ class Coordinator:
         self.view.group = await semaphore.look()
         own = self.view.group.of(self.view.machine_id)
         self._settled = own is None
+        gone = own is not None and own.claim.phase is Phase.REBOOTING and own.claim.boot_id == self.view.boot_id
+        if gone and self._reboot_asked_at is None and not self._in_doubt:
+            # the lockd before this one wrote that; the reboot that it asked for has as long to come as one of ours
+            self._reboot_asked_at = self._means.clock.monotonic()
         return own
 
     async def _settle(self, own: Ticket, seen: AgentView) -> bool:
@@ -167,13 +192,16 @@ class Coordinator:
         self.view.gates = (status.release_gate(own, reason), *self.view.gates)
 
     async def _withdraw(self, own: Ticket, seen: AgentView) -> None:
-        """Leave the queue, or give back a slot that isn't used; a host that was told to go down keeps it."""
+        """Leave the queue, or give back a slot that isn't used; a host that was told to go down keeps it.
+
+        A place in the queue may be of another boot: the answer to it got lost, and the host went down by other means.
+        """
         semaphore, phase = self._means.semaphore, own.claim.phase
-        if semaphore is None or not seen.known:
-            return  # not knowing isn't a reason to lose our place
-        if own.claim.boot_id != self.view.boot_id or not (
-            phase in (Phase.WAITING, Phase.HELD) or (phase is Phase.REBOOTING and self._reboot_came_to_nothing())
-        ):
+        unused = phase is Phase.HELD or (phase is Phase.REBOOTING and self._reboot_came_to_nothing())
+        if semaphore is None or not (phase is Phase.WAITING or (unused and own.claim.boot_id == self.view.boot_id)):
+            return
+        if phase is Phase.WAITING and not seen.known:
+            await semaphore.store.keep(own)  # not knowing isn't a reason to lose our place
             return
         if await semaphore.give_back(own):
             logger.info("ticket-withdrawn", phase=phase.value, group=self._policy.group)
@@ -186,7 +214,7 @@ class Coordinator:
         facts = await self._facts(seen, standing)
         chain = self._show(facts, "waiting")
         if gates.closed_gate(chain) is not None:
-            await self._stand_down(seen)
+            await self._stand_down(seen, still_waiting=True)
             self._standing = standing
             return REST_SECS
         if self._asked_lately():
@@ -204,29 +232,36 @@ class Coordinator:
         return standing
 
     async def _go(self, standing: Standing | None, seen: AgentView) -> float:
-        """Drain, write down that we go, look at everything once more, and go."""
+        """Drain, look at everything once more, write down that we go, and go."""
         try:
             await self._around.drain(seen, self._version_to(seen))
         except LockdError:
             if standing is not None and self._means.semaphore is not None:
                 await self._means.semaphore.give_back(standing.ticket)
             raise
+        seen = await self._means.agent.look()
+        facts = await self._facts(seen, standing)
+        if gates.closed_gate(self._show(facts, "blocked")) is not None or await self._people_hold(facts, seen):
+            return AGAIN_SECS  # the next look gives back what isn't used
         if standing is not None and not await self._commit(standing, seen):
             return AGAIN_SECS  # the group changed under us
-        seen = await self._means.agent.look()
-        if gates.closed_gate(self._show(await self._facts(seen, standing), "blocked")) is not None:
-            await self._undo()
-            return AGAIN_SECS
+        await self._reboot(seen)
+        self.view.state = "rebooting"
+        return REST_SECS
+
+    async def _reboot(self, seen: AgentView) -> None:
+        """Ask for the reboot; whatever isn't a clear no may still bring it about, and the slot is kept until then."""
         logger.info("rebooting", version=self._version_to(seen), group=self._policy.group)
         try:
             await self._means.reboot()
-        except LockdError:
-            await self._undo()
-            await self._stand_down(seen)
+        except LockdError as error:
+            if error.code is ErrorCode.REBOOT_IN_DOUBT:
+                self._reboot_asked_at, self._in_doubt = self._means.clock.monotonic(), False
+            else:
+                await self._undo()
+                await self._stand_down(seen)
             raise
         self._reboot_asked_at, self._in_doubt = self._means.clock.monotonic(), False
-        self.view.state = "rebooting"
-        return REST_SECS
 
     async def _commit(self, standing: Standing, seen: AgentView) -> bool:
         semaphore = self._means.semaphore
@@ -235,9 +270,12 @@ class Coordinator:
         self._in_doubt = True
         return await semaphore.commit(standing, seen.version_booted, self._version_to(seen))
 
-    async def _stand_down(self, seen: AgentView) -> None:
-        if not self._asked_lately():
-            await self._around.stand_down(seen, self._version_to(seen))
+    async def _stand_down(self, seen: AgentView, *, still_waiting: bool = False) -> None:
+        if self._asked_lately():
+            return
+        problem = await self._around.stand_down(seen, self._version_to(seen), still_waiting=still_waiting)
+        if problem:
+            self._add_beside("drain", f"this host was drained and isn't back in service: {problem}")
 
     async def _undo(self) -> None:
         if self._means.semaphore is None:
@@ -299,8 +337,14 @@ class Coordinator:
     # ---- telling and waiting
 
     def _show(self, facts: gates.Facts, state: str) -> tuple[gates.Gate, ...]:
-        self.view.gates, self.view.state = gates.look(facts), state
-        return self.view.gates
+        chain = gates.look(facts)
+        self.view.gates, self.view.state = (*chain, *self._beside), state
+        return chain
+
+    def _add_beside(self, gate: str, reason: str) -> None:
+        ends = "it ends well: it is tried again at each look"
+        self._beside += (gates.Gate(gate, gates.State.CLOSED, reason, ends, who=gates.HOST),)
+        self.view.gates += self._beside[-1:]
 
     def _tell(self) -> None:
         blocked = gates.closed_gate(self.view.gates)

@@ -2,7 +2,7 @@
 
 What was begun is written down before the first hook runs, with the boot's id, so that a restart of the daemon or a
 power cut between the two finds what is still to be done: each drained host is brought back, in the same boot or the
-next one.
+next one. That all hooks ended well is written down after them: without it they run once more.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ class Drain:
     def __init__(self, settings: HookSettings, path: Path, boot_id: str) -> None:
         self._settings, self._path, self._boot_id = settings, path, boot_id
         self._stored: dict[str, str] = {}
+        self._done = False  # all of pre-reboot.d ended as it must
         self._drained_in = self._load()
 
     @property
     def drained(self) -> bool:
-        """Whether hooks ran before a reboot that didn't come about yet."""
+        """Whether hooks ran, or some of them, before a reboot that didn't come about yet."""
         return self._drained_in == self._boot_id
 
     @property
@@ -48,12 +49,13 @@ class Drain:
             RefusedError: DRAIN_FAILED; a hook failed, and the policy is to stop then.
             LocalError: STATE; that it begins can't be written down.
         """
-        if self.drained or not self._has_hooks():
+        if (self.drained and self._done) or not self._has_hooks():
             return
-        self._store(env)
+        self._store(env, done=False)
         outcomes = await self._run("pre-reboot", self._settings.pre_reboot_timeout_secs, env)
         failed = _failure(outcomes)
         if failed is None or self._settings.on_pre_reboot_failure == "ignore":
+            self._store(env, done=True)
             return
         await self.cancel(env)
         raise RefusedError(
@@ -62,23 +64,28 @@ class Drain:
             retry=Retry.LATER,
         )  # fmt: skip
 
-    async def cancel(self, env: Mapping[str, str]) -> None:
-        """Bring the host back into service in the same boot, if it was drained."""
+    async def cancel(self, env: Mapping[str, str]) -> str:
+        """Bring the host back into service in the same boot, if it was drained; return what went wrong.
+
+        With a policy of `stop`, a hook that fails is tried again the next time.
+        """
         if not self.drained:
-            return
-        failed = _failure(await self._run("cancelled", self._settings.post_boot_timeout_secs, env))
-        if failed is not None:
-            logger.error("cancel-failed", hook=failed.name, problem=failed.problem, words=failed.words)
-        self._forget()
+            return ""
+        return self._ended(_failure(await self._run("cancelled", self._settings.post_boot_timeout_secs, env)))
 
     async def after(self, env: Mapping[str, str]) -> str:
         """Run post-boot.d if this boot came after a reboot of ours; return what stands against going on."""
         if not self.came_back:
             return ""
         full = {**env, **self._stored}
-        failed = _failure(await self._run("post-boot", self._settings.post_boot_timeout_secs, full))
-        if failed is not None and self._settings.on_post_boot_failure == "stop":
-            return f"post-boot.d/{failed.name} {failed.problem}: {failed.words or 'it said nothing'}"
+        return self._ended(_failure(await self._run("post-boot", self._settings.post_boot_timeout_secs, full)))
+
+    def _ended(self, failed: Outcome | None) -> str:
+        """Take in how post-boot.d ended: the host is in service again, or it isn't yet."""
+        if failed is not None:
+            logger.error("post-boot-failed", hook=failed.name, problem=failed.problem, words=failed.words)
+            if self._settings.on_post_boot_failure == "stop":
+                return f"post-boot.d/{failed.name} {failed.problem}: {failed.words or 'it said nothing'}"
         self._forget()
         return ""
 
@@ -101,15 +108,17 @@ class Drain:
         try:
             document = json.loads(read_bounded(self._path, FILE_LIMIT))
             self._stored = {name: str(document["env"][name])[:200] for name in KEPT if name in document["env"]}
+            self._done = document.get("done") is True
             return str(document["boot_id"])
         except FileNotFoundError:
             return ""
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             logger.warning("drain-file-damaged", file=str(self._path), error=str(error))
             return "unknown"  # some boot's: to bring a host back twice does no harm
 
-    def _store(self, env: Mapping[str, str]) -> None:
-        document = {"boot_id": self._boot_id, "env": {name: env[name] for name in KEPT if name in env}}
+    def _store(self, env: Mapping[str, str], *, done: bool) -> None:
+        kept = {name: env[name] for name in KEPT if name in env}
+        document = {"boot_id": self._boot_id, "done": done, "env": kept}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomic(self._path, json.dumps(document).encode())
@@ -117,10 +126,10 @@ class Drain:
             raise LocalError(
                 ErrorCode.STATE, f"{self._path} can't be written: {error}", hint="Check state_dir.", retry=Retry.LATER
             ) from error
-        self._drained_in = self._boot_id
+        self._drained_in, self._done = self._boot_id, done
 
     def _forget(self) -> None:
-        self._drained_in = ""
+        self._drained_in, self._done = "", False
         try:
             remove_durably(self._path)
         except OSError as error:

@@ -36,6 +36,7 @@ class ErrorCode(IntEnum):
     REBOOT_FAILED = 40
     REBOOT_REFUSED = 41
     DRAIN_FAILED = 42
+    REBOOT_IN_DOUBT = 43  # asked for, and nobody knows whether it comes
 
     FLEETLOCK_UNREACHABLE = 50
     FLEETLOCK_REFUSED = 51

@@ -21,7 +21,11 @@ class Local:
     waiting: Waiting
     env: Mapping[str, str]
 
-    async def stand_down(self, env: Mapping[str, str]) -> None:
-        """The reboot isn't near any more: bring back what was drained, and forget the countdown."""
-        self.people.reset()
-        await self.drain.cancel(env)
+    async def stand_down(self, env: Mapping[str, str], *, still_waiting: bool) -> str:
+        """The reboot isn't near any more: bring back what was drained; return what went wrong with that.
+
+        The countdown is forgotten, too, unless the ticket is all that is waited for: people were told by then.
+        """
+        if not still_waiting:
+            self.people.reset()
+        return await self.drain.cancel(env)

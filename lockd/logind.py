@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 
 from lockd.errors import ErrorCode, LocalError, RefusedError, Retry
@@ -11,6 +12,8 @@ from updated.common.process import run
 
 LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
 COMMAND_SECS = 60.0
+# systemctl(1): without these its `reboot` may choose a way that doesn't go through the boot loader
+NO_SHORT_CUTS = {"SYSTEMCTL_SKIP_AUTO_SOFT_REBOOT": "1", "SYSTEMCTL_SKIP_AUTO_KEXEC": "1"}
 logger = get_logger("logind")
 
 Reboot = Callable[[], Awaitable[None]]
@@ -26,8 +29,8 @@ async def reboot_by_logind(bus: Bus) -> None:
     False is the kernel's own reboot; systemctl's own choice of a soft reboot isn't in this way.
 
     Raises:
-        RefusedError: logind says no (an inhibitor, a policy).
-        LocalError: logind can't be asked.
+        RefusedError: logind says no (an inhibitor, a policy), or isn't there.
+        LocalError: REBOOT_IN_DOUBT; it was asked, and no answer came.
     """
     await _announce(bus)
     try:
@@ -39,8 +42,8 @@ async def reboot_by_logind(bus: Bus) -> None:
         ) from error  # fmt: skip
     except BusError as error:
         raise LocalError(
-            ErrorCode.REBOOT_FAILED, f"logind can't be asked for the reboot: {error}",
-            hint="Is systemd-logind running? A `reboot_command` in lockd.toml takes its place.", retry=Retry.LATER,
+            ErrorCode.REBOOT_IN_DOUBT, f"nobody knows whether the reboot comes: {error}",
+            hint="Is systemd-logind well? It is asked again after `reboot_retry_secs`.", retry=Retry.LATER,
         ) from error  # fmt: skip
 
 
@@ -56,20 +59,19 @@ async def reboot_by_command(argv: Sequence[str]) -> None:
     """Run the configured command.
 
     Raises:
-        LocalError: it can't be started, fails, or takes over a minute.
+        LocalError: REBOOT_FAILED; it can't be started, or fails. REBOOT_IN_DOUBT; it takes over a minute.
     """
     hint = "Correct reboot_command in lockd.toml."
     try:
-        done = await run(argv, timeout_secs=COMMAND_SECS)
+        done = await run(argv, timeout_secs=COMMAND_SECS, env={**os.environ, **NO_SHORT_CUTS})
     except OSError as error:
         raise LocalError(
             ErrorCode.REBOOT_FAILED, f"{argv[0]} can't be started: {error.strerror}", hint=hint, retry=Retry.LATER
         ) from error
     if done.returncode != 0 or done.timed_out:
         how = f"took over {COMMAND_SECS:.0f} s" if done.timed_out else f"ended with {done.returncode}"
-        raise LocalError(
-            ErrorCode.REBOOT_FAILED, f"{argv[0]} {how}: {done.stderr.strip()[:200]}", hint=hint, retry=Retry.LATER
-        )
+        code = ErrorCode.REBOOT_IN_DOUBT if done.timed_out else ErrorCode.REBOOT_FAILED
+        raise LocalError(code, f"{argv[0]} {how}: {done.stderr.strip()[:200]}", hint=hint, retry=Retry.LATER)
 
 
 def choose_reboot(command: Sequence[str], bus: Bus) -> Reboot:

@@ -45,9 +45,9 @@ class People:
             return ()
         try:
             found = await sessions(self._bus)
-        except BusError:
-            return ()  # no logind, or it is on its way down: then it doesn't reboot either
-        except BusCallError as error:
+        except (BusError, BusCallError) as error:
+            if isinstance(error, BusError) and self._settings.policy != "block":
+                return ()  # no logind, or it is on its way down: then it doesn't reboot either
             return (Blocker("sessions", f"logind doesn't tell who is logged in: {error}", "logind answers"),)
         if not found:
             self.reset()

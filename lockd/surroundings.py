@@ -102,10 +102,11 @@ class Surroundings:
         """Run post-boot.d once after a reboot of ours; return what stands against going on."""
         return "" if self._local is None else await self._alive(self._local.drain.after(self._env(seen, version_to)))
 
-    async def stand_down(self, seen: AgentView, version_to: str) -> None:
-        """The reboot isn't near any more: bring back what was drained, and forget the countdown."""
-        if self._local is not None:
-            await self._alive(self._local.stand_down(self._env(seen, version_to)))
+    async def stand_down(self, seen: AgentView, version_to: str, *, still_waiting: bool) -> str:
+        """The reboot isn't near any more: bring back what was drained; return what stands against that."""
+        if self._local is None:
+            return ""
+        return await self._alive(self._local.stand_down(self._env(seen, version_to), still_waiting=still_waiting))
 
     def _env(self, seen: AgentView, version_to: str) -> dict[str, str]:
         """Return what the administrator's programs are told."""
