@@ -12,7 +12,7 @@ import pytest
 from tests.component.test_install import V1, Host, image, key_a, ours, payload_of
 from tests.component.test_reuse import Counting
 from tests.support.releases import PRODUCT, SLOT_BYTES, Workshop
-from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.errors import ErrorCode, LocalError, RefusedError, RemoteError
 from updated.install import kept
 from updated.install.checkpoint import CHECKPOINT, PAYLOAD, Journal
 from updated.install.fetch import FileSource, Source
@@ -127,6 +127,27 @@ def test_kept_bytes_that_lie_cost_only_bytes(tmp_path: Path, workshop: Workshop,
     cut = Cut(tmp_path, workshop)
     LIES[lie](cut.folder)
     assert cut.again() >= cut.size * 0.6
+
+
+def test_answer_that_is_too_long_spoils_no_later_try(tmp_path: Path, workshop: Workshop) -> None:
+    """What a server sends behind the payload's end isn't kept: the next try needs no byte of an honest one."""
+    cut = Cut(tmp_path, workshop)
+    longer = tmp_path / "longer.payload"
+    longer.write_bytes(cut.payload.read_bytes() + b"x" * 5000)
+    with pytest.raises(RemoteError) as caught:
+        cut.put(FileSource(longer))
+    assert caught.value.code is ErrorCode.PAYLOAD_SIZE_MISMATCH
+    assert cut.again() < cut.size / 20
+
+
+def test_more_was_kept_than_the_payload_has(tmp_path: Path, workshop: Workshop) -> None:
+    """Bytes behind the end that an earlier version kept don't refuse the payload for good: all is fetched once more."""
+    cut = Cut(tmp_path, workshop)
+    cut.again()
+    with (cut.folder / PAYLOAD).open("ab") as file:
+        file.write(b"x" * 5000)
+        change(cut.folder, kept=file.tell())
+    assert cut.again() > cut.size * 0.9
 
 
 def test_link_in_the_place_of_the_kept_bytes_is_not_followed(tmp_path: Path, workshop: Workshop) -> None:

@@ -52,7 +52,8 @@ class Keeper:
     def _open(self, journal: Journal) -> None:
         try:
             self._fd = os.open(journal.payload, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            self.kept = self._saved = self._at.kept if os.fstat(self._fd).st_size >= self._at.kept else 0
+            most = min(os.fstat(self._fd).st_size, self._end - self._begin)  # a claim of more is none
+            self.kept = self._saved = self._at.kept if self._at.kept <= most else 0
             os.ftruncate(self._fd, self.kept)
             room = os.fstatvfs(self._fd)
         except OSError as error:
@@ -114,6 +115,7 @@ class Keeper:
     def _keep(self, piece: memoryview) -> None:
         if self._fd is None or self._journal is None:
             return
+        piece = piece[: self._end - self._begin - self.kept]  # what a server sends behind the end is an error elsewhere
         try:
             while piece:
                 count = os.pwrite(self._fd, piece, self.kept)
