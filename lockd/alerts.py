@@ -5,6 +5,7 @@ What isn't a clear "nothing" blocks: no answer, an error, warnings about partial
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +45,10 @@ def _name(item: Mapping[str, Any]) -> str:
 async def ask(settings: AlertSettings) -> str:
     """Return why the reboot is held back, empty when nothing does; what can't be found out holds it back."""
     try:
-        status, data = await _fetch(settings)
+        async with asyncio.timeout(settings.timeout_secs):  # httpx's own is for each byte, and bytes may drip
+            status, data = await _fetch(settings)
+    except TimeoutError:
+        return f"Prometheus at {settings.url} doesn't answer in {settings.timeout_secs:g} s"
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         return f"Prometheus at {settings.url} can't be asked: {str(error) or type(error).__name__}"
     if status not in (200, 400, 422, 503):  # those have a JSON document that says more

@@ -25,9 +25,9 @@ def held_by_file(path: Path) -> tuple[Blocker, ...]:
     """Return the blocker that a hold file is; what it says is the reason."""
     try:
         text = read_bounded(path, HOLD_LIMIT).decode(errors="replace").strip()
-    except FileNotFoundError:
-        return ()
     except (OSError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and not path.is_symlink():  # a link that leads nowhere holds too
+            return ()
         text = f"can't be read ({error})"  # it is there: it holds
     return (Blocker("hold", text or f"{path} is there", f"{path} is removed"),)
 
@@ -54,7 +54,7 @@ class Blockers:
         try:
             paths = programs(self._folders)
         except OSError as error:
-            return (Blocker("blockers.d", f"can't be listed: {error}", "it can be read"),)
+            return (Blocker("blockers.d", f"can't be listed: {error}", "it can be listed, or hooks.dirs is corrected"),)
         timeout = self._hooks.blocker_timeout_secs
         limits = {**env, "LOCKD_EVENT": "blocker", "LOCKD_TIMEOUT_SECS": str(int(timeout))}
         outcomes = await asyncio.gather(*(run_program(path, timeout_secs=timeout, env=limits) for path in paths))

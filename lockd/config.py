@@ -2,8 +2,8 @@
 
 Precedence, lowest first: the defaults below, locksmith's settings (`update_conf`), `lockd.toml`, `conf.d/NN-
 name.toml`, the environment (LOCKD_BUS_ADDRESS, LOCKD_ENDPOINTS, LOCKD_GROUP, LOCKD_MACHINE_ID). `LOCKD_CONFIG` or
-`--config` names one file instead of the system's. LOCKD_ENDPOINTS means strategy `etcd` unless a file says which
-strategy.
+`--config` names one file instead of the system's. LOCKD_ENDPOINTS means strategy `etcd` unless a file, locksmith's too,
+says which strategy. A file that is named must be there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import time, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from lockd.errors import ErrorCode, LocalError
 from lockd.fleetlock_settings import FleetLockSettings, check_fleetlock
 from lockd.gates import STRATEGIES
-from lockd.local_settings import AlertSettings, HookSettings, SessionSettings, check_local
+from lockd.local_settings import HOOK_DIRS, AlertSettings, HookSettings, SessionSettings, check_local
 from lockd.oncalendar import parse
 from lockd.tickets import NAME
 from lockd.update_conf import KEYS, translate
@@ -31,7 +31,7 @@ from updated.common.settings import Layers, SettingsError, load_layers, read_key
 
 ENVIRONMENT = {"LOCKD_BUS_ADDRESS": "bus_address", "LOCKD_GROUP": "group", "LOCKD_MACHINE_ID": "machine_id"}
 UPDATE_CONF = (Path("/usr/share/flatcar/update.conf"), Path("/etc/flatcar/update.conf"))  # the last one wins
-HOOK_DIRS = (Path("/etc/lockd"), Path("/run/lockd"), Path("/usr/lib/lockd"))
+LOCKSMITH = "update.conf, or the environment of locksmith"
 LOCALTIME = Path("/etc/localtime")
 STARTS_A_DAY = 96  # of a window's calendar; more is no window
 STRICT = (
@@ -135,9 +135,10 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     try:
         layers = _read_layers(explicit)
         _put_environment(layers, environ)
+        settings, _ = fill(Settings, layers)
+        _put_update_conf(layers, settings, environ, explicit)
+        _put_strategy(layers, environ)
         settings, unknown = fill(Settings, layers)
-        if _put_update_conf(layers, settings, environ, explicit):
-            settings, unknown = fill(Settings, layers)
         check_local(settings.sessions, settings.alerts, settings.hooks)
     except (SettingsError, ValueError) as error:
         raise _bad(str(error)) from error
@@ -146,6 +147,7 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     if misplaced:  # a window that isn't heeded would let a reboot through
         raise _bad(f"unknown setting {misplaced[0]} in {layers.origin[misplaced[0]]}")
     windows, blackouts = tuple(map(_window, settings.window)), _blackouts(settings)
+    settings = _with_room(settings, layers)
     dirs = settings.hooks.dirs or ((explicit.parent,) if explicit else HOOK_DIRS)
     return Loaded(settings, windows, blackouts, dirs, layers, unknown)
 
@@ -154,20 +156,38 @@ def _read_layers(explicit: Path | None) -> Layers:
     if explicit is None or explicit.suffix != ".conf":
         return load_layers("lockd", explicit)
     layers = Layers()
-    layers.put(translate(read_key_values(explicit)), str(explicit))
+    layers.put(translate(read_key_values(explicit, required=True)), str(explicit))
     return layers
 
 
-def _put_update_conf(layers: Layers, settings: Settings, environ: Mapping[str, str], explicit: Path | None) -> bool:
-    """Lay locksmith's settings under everything else; tell whether there were any."""
+def _put_update_conf(layers: Layers, settings: Settings, environ: Mapping[str, str], explicit: Path | None) -> None:
+    """Lay locksmith's settings under everything else; of the system's files any may be missing."""
     values: dict[str, str] = {}
     for path in settings.update_conf or (() if explicit else UPDATE_CONF):
-        values |= read_key_values(path)
+        values |= read_key_values(path, required=bool(settings.update_conf) or path.is_symlink())
     below = Layers()
-    below.put(translate(values | {key: environ[key] for key in KEYS if environ.get(key)}), "update.conf or locksmith's")
-    new = {key: value for key, value in below.values.items() if key not in layers.values}
-    layers.put(new, "update.conf, or the environment of locksmith")
-    return bool(new)
+    below.put(translate(values | {key: environ[key] for key in KEYS if environ.get(key)}), LOCKSMITH)
+    layers.put({key: value for key, value in below.values.items() if key not in layers.values}, LOCKSMITH)
+
+
+def _put_strategy(layers: Layers, environ: Mapping[str, str]) -> None:
+    """Take endpoints in the environment for strategy `etcd` where nothing says which: `off` in any file stays."""
+    if environ.get("LOCKD_ENDPOINTS") and "strategy" not in layers.values:
+        layers.put({"strategy": "etcd"}, "environment LOCKD_ENDPOINTS")
+
+
+def _with_room(settings: Settings, layers: Layers) -> Settings:
+    """Check that a reboot has time to begin in each window; locksmith knew no such time, so there it gives way."""
+    shortest = min((window.duration_secs for window in settings.window), default=None)
+    if shortest is None or shortest > settings.min_remaining_secs:
+        return settings
+    origin = layers.origin["window"]
+    if "min_remaining_secs" not in layers.values and (origin == LOCKSMITH or origin.endswith(".conf")):
+        return replace(settings, min_remaining_secs=shortest / 2)
+    raise _bad(
+        f"a window of {shortest} s, in {origin}, lets no reboot through: min_remaining_secs is"
+        f" {settings.min_remaining_secs:g}, and must be less"
+    )
 
 
 def read_machine_id(settings: Settings) -> str:
@@ -209,8 +229,6 @@ def _put_environment(layers: Layers, environ: Mapping[str, str]) -> None:
     if environ.get("LOCKD_ENDPOINTS"):
         endpoints = [part.strip() for part in environ["LOCKD_ENDPOINTS"].split(",") if part.strip()]
         layers.put({"etcd": {"endpoints": endpoints}}, "environment LOCKD_ENDPOINTS")
-        if "strategy" not in layers.values:
-            layers.put({"strategy": "etcd"}, "environment LOCKD_ENDPOINTS")
 
 
 def _check(settings: Settings) -> None:
@@ -292,8 +310,10 @@ def _zone(name: str) -> tzinfo:
     """Return a zone by its name; `local` is the machine's, as TZ or /etc/localtime have it."""
     if name != "local":
         return ZoneInfo(name or "UTC")
-    named = os.environ.get("TZ", "").lstrip(":")
-    if named:
+    named = os.environ.get("TZ", "").removeprefix(":")
+    if named.startswith("/"):  # tzset(3) takes a file too; below a zoneinfo folder it is called as its zone
+        named = named.partition("/zoneinfo/")[2] or named
+    if named and named != str(LOCALTIME):
         return ZoneInfo(named)
     try:
         with LOCALTIME.open("rb") as file:

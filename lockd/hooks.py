@@ -7,12 +7,14 @@ file that can't be run isn't overlooked: it counts as one that failed.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lockd.local_settings import HOOK_DIRS
 from updated.common.log import get_logger
 from updated.common.process import run
 
@@ -36,11 +38,11 @@ def programs(folders: Sequence[Path]) -> list[Path]:
     """Return what is to be run, the folder of the highest precedence first in `folders`.
 
     Raises:
-        OSError: a folder is there and can't be listed.
+        OSError: a folder is there and can't be listed, or the one of `hooks.dirs` that it is in isn't there.
     """
     chosen: dict[str, Path] = {}
     for folder in reversed(folders):
-        if folder.is_dir():
+        if _is_there(folder):
             chosen.update({path.name: path for path in folder.iterdir() if _counts(path)})
     return [chosen[name] for name in sorted(chosen) if not _is_masked(chosen[name])]
 
@@ -78,6 +80,17 @@ async def run_all(
         if outcome.problem and until_failure:
             break
     return outcomes
+
+
+def _is_there(folder: Path) -> bool:
+    """Tell whether there is something to list; a link that leads nowhere is, and listing it says what is wrong.
+
+    Raises:
+        OSError: the administrator named what it is in, and that isn't there: programs that should say no would be lost.
+    """
+    if folder.parent not in HOOK_DIRS and not folder.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such directory, but hooks.dirs names it", str(folder.parent))
+    return folder.exists() or folder.is_symlink()
 
 
 def _counts(path: Path) -> bool:

@@ -9,6 +9,7 @@ from lockd.urls import check_http_url
 
 SESSION_POLICIES = ("ignore", "warn", "block")
 FAILURE_POLICIES = ("stop", "ignore")
+HOOK_DIRS = (Path("/etc/lockd"), Path("/run/lockd"), Path("/usr/lib/lockd"))  # without hooks.dirs; any may be missing
 
 
 @dataclass(frozen=True, slots=True)

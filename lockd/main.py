@@ -111,7 +111,7 @@ async def _serve(
     registrar: Registrar | None,
 ) -> None:
     await serve(coordinator, bus)
-    await agent.listen(coordinator.wake)
+    await _listen(agent, coordinator)
     tasks = [asyncio.create_task(coordinator.run()), asyncio.create_task(_fail_when_lost(bus))]
     if registrar is not None:
         tasks.append(asyncio.create_task(registrar.run()))
@@ -143,6 +143,16 @@ async def _connect(address: str | None) -> bus_room.Bus:
         raise LocalError(
             ErrorCode.UNREACHABLE, str(error), hint="Start dbus, or set bus_address / LOCKD_BUS_ADDRESS."
         ) from error
+
+
+async def _listen(agent: AgentClient, coordinator: Coordinator) -> None:
+    try:
+        await agent.listen(coordinator.wake)
+    except (bus_room.BusCallError, bus_room.BusError) as error:
+        raise LocalError(
+            ErrorCode.UNREACHABLE, f"the bus doesn't let lockd hear the update agent: {error}",
+            hint="Install the D-Bus policy file, or look at the bus's own log; systemd starts lockd again by itself.",
+        ) from error  # fmt: skip
 
 
 async def _fail_when_lost(bus: bus_room.Bus) -> None:

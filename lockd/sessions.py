@@ -18,6 +18,7 @@ NOBODY = tuple(
     f"org.freedesktop.DBus.Error.{name}"
     for name in ("ServiceUnknown", "NameHasNoOwner", "UnknownMethod", "UnknownObject", "UnknownInterface")
 )
+UNREADABLE = (ValueError, TypeError, AttributeError)  # what an answer of another shape leads to
 REMINDERS_SECS = (3600, 1800, 900, 600, 300, 120, 60, 30)  # before the reboot
 
 
@@ -34,13 +35,17 @@ async def inhibitors(bus: Bus) -> tuple[Blocker, ...]:
     """Return who inhibits a shutdown in logind's mode `block`."""
     try:
         (listed,) = await bus.call(*LOGIND, "ListInhibitors")
+        return tuple(
+            Blocker(
+                "inhibitor", f"{who}: {why} (pid {pid})", f"{who} gives its inhibitor lock back", f"{who}, pid {pid}"
+            )
+            for what, who, why, mode, _uid, pid in listed
+            if "shutdown" in what.split(":") and mode.startswith("block")
+        )
     except (BusCallError, BusError) as error:
         return _unknown("inhibitors", error)
-    return tuple(
-        Blocker("inhibitor", f"{who}: {why} (pid {pid})", f"{who} gives its inhibitor lock back", f"{who}, pid {pid}")
-        for what, who, why, mode, _uid, pid in listed
-        if "shutdown" in what.split(":") and mode.startswith("block")
-    )
+    except UNREADABLE as error:
+        return _unknown("inhibitors", _not_understood("ListInhibitors", error))
 
 
 async def sessions(bus: Bus) -> tuple[Session, ...]:
@@ -48,19 +53,21 @@ async def sessions(bus: Bus) -> tuple[Session, ...]:
 
     Raises:
         BusError: logind can't be asked.
-        BusCallError: it answers with an error.
+        BusCallError: it answers with an error, or with what isn't understood.
     """
+    found = []
     try:
         (listed,) = await bus.call(*LOGIND, "ListSessions")
+        for session_id, _uid, user, _seat, path in listed:
+            tty = await _terminal(bus, path)
+            if tty is not None:
+                found.append(Session(session_id, user, tty))
     except BusCallError as error:
         if error.name in NOBODY:
             return ()
         raise
-    found = []
-    for session_id, _uid, user, _seat, path in listed:
-        tty = await _terminal(bus, path)
-        if tty is not None:
-            found.append(Session(session_id, user, tty))
+    except UNREADABLE as error:
+        raise _not_understood("ListSessions", error) from error
     return tuple(found)
 
 
@@ -82,6 +89,12 @@ async def _terminal(bus: Bus, path: str) -> str | None:
 def _where(values: dict[str, Any]) -> str | None:
     tty, display, remote = (str(values.get(name) or "") for name in ("TTY", "Display", "RemoteHost"))
     return tty or display or remote or None
+
+
+def _not_understood(member: str, error: Exception) -> BusCallError:
+    return BusCallError(
+        "org.freedesktop.DBus.Error.InvalidSignature", f"its answer to {member} isn't understood ({error})"
+    )
 
 
 def _unknown(name: str, error: BusError | BusCallError) -> tuple[Blocker, ...]:

@@ -194,7 +194,7 @@ class LocalStore:
             return _decode(read_bounded(self._path, FILE_LIMIT), str(self._path))
         except FileNotFoundError:
             return _Content()
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
             raise LocalError(
                 ErrorCode.STATE, f"{self._path} is damaged: {error!r}",
                 hint="This host doesn't reboot until the file is repaired or, when nobody holds a slot, removed.",

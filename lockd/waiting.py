@@ -48,7 +48,7 @@ class Waiting:
             since = datetime.fromisoformat(json.loads(read_bounded(self._path, FILE_LIMIT))["since"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             logger.warning("waiting-file-damaged", file=str(self._path), error=str(error))
             return None
         return since if since.tzinfo is not None else None

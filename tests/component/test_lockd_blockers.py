@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lockd import alerts
+from lockd import alerts, sessions
 from lockd.blockers import KEPT_SECS, Blockers, held_by_file
 from lockd.local_settings import AlertSettings, HookSettings, SessionSettings
 from lockd.people import People
@@ -102,6 +104,28 @@ async def test_prometheus_that_is_gone_blocks(prometheus: Prometheus) -> None:
     assert "can't be asked" in await alerts.ask(AlertSettings(where, timeout_secs=2.0))
 
 
+async def test_prometheus_that_drips_blocks_in_time() -> None:
+    """An answer that comes byte by byte, each in time, is no answer once the whole time is over."""
+    left = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while True:
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        writer.close()
+        left.set()
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, asyncio.timeout(30):
+        assert "doesn't answer in 0.5 s" in await alerts.ask(AlertSettings(where, timeout_secs=0.5))
+        await left.wait()
+
+
 @pytest.fixture
 def double(tmp_path: Path) -> Iterator[tuple[AgentDouble, str]]:
     with private_bus(tmp_path / "bus") as address:
@@ -154,6 +178,40 @@ def test_hold_file_blocks_whatever_is_in_it(tmp_path: Path) -> None:
     assert "is there" in held_by_file(tmp_path / "hold")[0].reason
     (tmp_path / "dir").mkdir()
     assert "can't be read" in held_by_file(tmp_path / "dir")[0].reason
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    assert "can't be read" in held_by_file(tmp_path / "link")[0].reason
+
+
+async def test_hooks_that_are_lost_block(tmp_path: Path, bus: Bus) -> None:
+    """A directory of hooks.dirs that isn't there, and a blockers.d that is a dead link, each hold the reboot back."""
+
+    async def reasons() -> list[str]:
+        blockers = Blockers(MovingClock(), bus, (HookSettings(dirs=(tmp_path / "etc",)), AlertSettings()), {})
+        return [one.reason for one in await blockers.look({}, near=True)]
+
+    (missing,) = await reasons()
+    assert "no such directory, but hooks.dirs names it" in missing
+    (tmp_path / "etc").mkdir()
+    assert await reasons() == []
+    (tmp_path / "etc/blockers.d").symlink_to(tmp_path / "nowhere")
+    (dead,) = await reasons()
+    assert "can't be listed" in dead
+
+
+@pytest.mark.parametrize("body", [[], [1], [[["shutdown", "dpkg"]]], ["x"], [[[1, 2, 3, 4, 5, 6]]]])
+async def test_answers_of_logind_that_make_no_sense_block(
+    bus: Bus, monkeypatch: pytest.MonkeyPatch, body: list[object]
+) -> None:
+    """An answer of another shape is no "nobody": it counts as a logind that can't be asked."""
+
+    async def answer(*_call: object) -> list[object]:
+        return body
+
+    monkeypatch.setattr(bus, "call", answer)
+    (blocker,) = await sessions.inhibitors(bus)
+    assert "logind can't be asked" in blocker.reason
+    (blocker,) = await People(MovingClock(), bus, SessionSettings("block"), "host-a").hold_back("why")
+    assert "isn't understood" in blocker.reason
 
 
 async def test_people_are_told_counted_down_and_then_not_waited_for(

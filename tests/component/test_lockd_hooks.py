@@ -56,6 +56,22 @@ async def test_only_a_clean_end_counts(tmp_path: Path, text: str, mode: int, pro
     assert outcome.words == ("first" if "first" in text else "")
 
 
+async def test_text_that_cannot_be_passed_on_is_a_failed_result(tmp_path: Path) -> None:
+    """A version with a null character in it is told as a hook that can't be started; nothing is raised."""
+    outcome = await run_program(script(tmp_path, "x", "exit 0"), timeout_secs=30, env={"LOCKD_VERSION_TO": "1\0"})
+    assert "can't be started: an argument or its environment" in outcome.problem
+
+
+def test_folders_that_are_lost_are_no_empty_folders(tmp_path: Path) -> None:
+    """A link that leads nowhere, a file, and a configured directory that isn't there: none counts as "no programs"."""
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    assert programs([tmp_path / "pre-reboot.d", Path("/run/lockd/nothing.d")]) == []
+    for folder in (tmp_path / "link", tmp_path / "file", tmp_path / "missing/pre-reboot.d"):
+        with pytest.raises(OSError, match=r"directory"):
+            programs([tmp_path / "pre-reboot.d", folder])
+
+
 async def test_hooks_are_told_the_facts_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A hook sees event, group, versions and slot, and not the daemon's own environment."""
     monkeypatch.setenv("SECRET_OF_THE_DAEMON", "x")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import signal
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,6 +132,23 @@ def test_key_value_files_are_read_as_update_conf_has_them(tmp_path: Path) -> Non
     assert read_key_values(tmp_path / "update.conf") == {"GROUP": "beta", "SERVER": "https://x"}
 
 
+def test_byte_order_mark_is_no_part_of_a_key(tmp_path: Path) -> None:
+    """An editor's byte order mark doesn't hide the first line."""
+    (tmp_path / "update.conf").write_bytes(b"\xef\xbb\xbfGROUP=stable\n")
+    assert read_key_values(tmp_path / "update.conf") == {"GROUP": "stable"}
+
+
+@pytest.mark.parametrize("name", ["etc/agent/agent.toml", "etc/agent/conf.d", "etc/agent"])
+def test_link_that_leads_nowhere_is_an_error(tmp_path: Path, name: str) -> None:
+    """A link whose settings are gone isn't "no settings", wherever on the way it is."""
+    (tmp_path / "etc/agent").mkdir(parents=True)
+    if name == "etc/agent":
+        (tmp_path / name).rmdir()
+    (tmp_path / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(SettingsError, match="can't be"):
+        load_layers("agent", None, [tmp_path / "etc", tmp_path / "usr"])
+
+
 def test_schema_fills_every_kind_of_value() -> None:
     """Strings, numbers, paths, lists, lists of tables and nested tables find their fields."""
     found, unknown = fill(
@@ -155,7 +174,8 @@ def test_schema_fills_every_kind_of_value() -> None:
     [
         {"count": "3"}, {"count": True}, {"count": 1.5}, {"count": -1}, {"flag": 1}, {"names": "a"}, {"names": [1]},
         {"inner": {"limit_secs": float("nan")}}, {"inner": {"limit_secs": float("inf")}}, {"path": ""}, {"path": 1},
-        {"windows": [{"nam": "w"}]}, {"commands": [["x", 1]]},
+        {"windows": [{"nam": "w"}]}, {"commands": [["x", 1]]}, {"count": 10**400}, {"inner": {"limit_secs": 10**400}},
+        {"inner": {"limit_secs": 1e9}}, {"windows": [{"limit_secs": 10**10}]},
     ],
 )  # fmt: skip
 def test_schema_names_the_key_of_a_wrong_value(values: dict[str, object]) -> None:
@@ -177,6 +197,11 @@ def test_notifications_reach_systemds_socket(tmp_path: Path) -> None:
     notify.from_environment({}).ready()
 
 
+def test_notifications_to_a_socket_that_is_gone_end_nothing(tmp_path: Path) -> None:
+    """A service manager that doesn't listen any more stops no work."""
+    notify.from_environment({"NOTIFY_SOCKET": str(tmp_path / "gone")}).watchdog()
+
+
 async def test_process_reports_exit_code_and_output() -> None:
     """What a program printed and how it ended come back."""
     done = await process.run(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout_secs=30)
@@ -190,6 +215,23 @@ async def test_process_at_its_deadline_is_ended_with_its_children(tmp_path: Path
     assert done.timed_out
     child = int((tmp_path / "child").read_text())
     assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2]
+
+
+async def test_process_that_left_its_session_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child in a session of its own that keeps the output open holds nobody up; what was said is kept."""
+    monkeypatch.setattr(process, "GRACE_SECS", 0.1)
+    script = f"echo said; setsid sleep 300 & echo $! > {tmp_path}/child; exit 0"
+    async with asyncio.timeout(30):
+        done = await process.run(["sh", "-c", script], timeout_secs=0.5)
+    os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+    assert (done.timed_out, done.stdout, done.returncode) == (True, "said\n", 0)
+
+
+@pytest.mark.parametrize(("argument", "value"), [("\0", ""), ("\ud800", ""), ("", "\0"), ("", "\ud800")])
+async def test_what_no_program_can_be_given_is_an_error_like_others(argument: str, value: str) -> None:
+    """A null character or half a surrogate pair means that the program can't be started."""
+    with pytest.raises(OSError, match="no program can be given"):
+        await process.run(["true", argument], timeout_secs=30, env={"PATH": os.environ["PATH"], "X": value})
 
 
 async def test_process_output_is_bounded() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
+from zoneinfo import TZPATH
 
 import pytest
 
+from lockd import config
 from lockd.config import Loaded, load, read_boot_id, read_machine_id, read_password
 from lockd.errors import ErrorCode, LocalError
 
@@ -73,6 +76,14 @@ def test_whole_policy_is_read(tmp_path: Path) -> None:
         ('[[windows]]\nstart = "14:00"', "unknown setting windows"),
         ("window = 3", "must be a list"),
         ("min_remaining_secs = -1", "negative"),
+        ('[[window]]\nstart = "14:00"\nduration_secs = 300', "a window of 300 s"),
+        ('[[window]]\ncalendar = "Sat 14:00"\nduration_secs = 60', "min_remaining_secs is 300"),
+        (f"spread_secs = 1{'0' * 400}", "spread_secs"),
+        (f"min_remaining_secs = 1{'0' * 5000}", "is not TOML"),
+        ("expected_down_secs = 1e20", "expected_down_secs"),
+        ("sessions.grace_secs = 1e12", "sessions.grace_secs"),
+        ("etcd.lease_ttl_secs = 315360001", "ten years"),
+        (f'[[window]]\nstart = "14:00"\nduration_secs = 1{"0" * 400}', "duration_secs"),
         ('alerts.url = "http://h:99999"', "alerts.url: 'http://h:99999' is no URL"),
         ("this is no toml", "is not TOML"),
     ],
@@ -130,3 +141,25 @@ def test_password_comes_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "password").unlink()
     with pytest.raises(LocalError):
         read_password(found)
+
+
+def test_longest_duration_is_ten_years(tmp_path: Path) -> None:
+    """The bound itself is a duration that works."""
+    assert loaded(tmp_path, "spread_secs = 315360000").settings.spread_secs == 315360000.0
+
+
+@pytest.mark.parametrize(
+    ("zone", "hours"),
+    [("Asia/Tokyo", 9), (":Asia/Tokyo", 9), (":/usr/share/zoneinfo/Asia/Tokyo", 9), (":/etc/localtime", 5), ("", 5)],
+)
+def test_machines_own_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zone: str, hours: int) -> None:
+    """TZ names a zone, with or without a colon, or a file; /etc/localtime there is what it is without TZ."""
+    localtime = tmp_path / "localtime"
+    localtime.write_bytes(
+        next(Path(one, "Asia/Karachi") for one in TZPATH if Path(one, "Asia/Karachi").exists()).read_bytes()
+    )
+    monkeypatch.setattr(config, "LOCALTIME", localtime)
+    monkeypatch.setenv("TZ", zone.replace("/etc/localtime", str(localtime)))
+    window = '[[window]]\nstart = "14:00"\nduration_secs = 3600\ntimezone = "local"'
+    found = loaded(tmp_path, window).windows[0].zone
+    assert datetime(2026, 1, 1, tzinfo=found).utcoffset() == timedelta(hours=hours)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lockd import config
 from lockd.config import load
 from lockd.errors import LocalError
 from lockd.update_conf import parse_length, translate
@@ -95,7 +96,7 @@ def test_update_conf_is_below_our_own_file(tmp_path: Path) -> None:
     found = load(tmp_path / "lockd.toml", {})
     assert (found.settings.strategy, found.windows[0].start) == ("reboot", time(1))
     (tmp_path / "lockd.toml").write_text(
-        f'{names}strategy = "local"\n[[window]]\nstart = "05:00"\nduration_secs = 60\n'
+        f'{names}strategy = "local"\n[[window]]\nstart = "05:00"\nduration_secs = 600\n'
     )
     found = load(tmp_path / "lockd.toml", {})
     assert (found.settings.strategy, [window.start for window in found.windows]) == ("local", [time(5)])
@@ -117,3 +118,42 @@ def test_bad_update_conf_stops_lockd(tmp_path: Path) -> None:
     path.write_text("REBOOT_WINDOW_START=14:00xyz\nREBOOT_WINDOW_LENGTH=1h\n")
     with pytest.raises(LocalError, match="14:00xyz"):
         load(path, {})
+
+
+def test_short_window_of_locksmiths_lets_a_reboot_through(tmp_path: Path) -> None:
+    """It knew no time that must be left, so a window under the default's 5 minutes wants half of itself."""
+    path = tmp_path / "update.conf"
+    text = "REBOOT_WINDOW_START=02:00\nREBOOT_WINDOW_LENGTH="
+    for length, secs in (("6m", 300.0), ("5m", 150.0), ("1s", 0.5)):
+        path.write_text(text + length)
+        assert load(path, {}).settings.min_remaining_secs == secs
+    (tmp_path / "lockd.toml").write_text(f'update_conf = ["{path}"]\n')
+    assert load(tmp_path / "lockd.toml", {}).settings.min_remaining_secs == 0.5
+    (tmp_path / "lockd.toml").write_text(f'update_conf = ["{path}"]\nmin_remaining_secs = 2\n')
+    with pytest.raises(LocalError, match="lets no reboot through"):
+        load(tmp_path / "lockd.toml", {})
+
+
+def test_named_files_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that --config or update_conf names is no "no window" when it's missing; the system's may be."""
+    missing = tmp_path / "update.conf"
+    with pytest.raises(LocalError, match="can't be read"):
+        load(missing, {})
+    (tmp_path / "lockd.toml").write_text(f'update_conf = ["{missing}"]\n')
+    with pytest.raises(LocalError, match="can't be read"):
+        load(tmp_path / "lockd.toml", {})
+    monkeypatch.setattr(config, "UPDATE_CONF", (missing,))
+    assert load(None, {}).settings.strategy == "local"
+    missing.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(LocalError, match="can't be read"):
+        load(None, {})
+
+
+def test_endpoints_do_not_overrule_update_conf(tmp_path: Path) -> None:
+    """`off` in locksmith's file stays, whatever endpoints are in the environment; a byte order mark hides nothing."""
+    (tmp_path / "update.conf").write_text("\ufeffREBOOT_STRATEGY=off\n", encoding="utf-8")
+    (tmp_path / "lockd.toml").write_text(f'update_conf = ["{tmp_path}/update.conf"]\n')
+    for path in (tmp_path / "lockd.toml", tmp_path / "update.conf"):
+        assert load(path, {"LOCKD_ENDPOINTS": "http://a:1"}).settings.strategy == "off"
+    found = load(tmp_path / "lockd.toml", {"LOCKD_ENDPOINTS": "http://a:1", "REBOOT_STRATEGY": "reboot"})
+    assert found.settings.strategy == "reboot"

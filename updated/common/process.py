@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 
 OUTPUT_LIMIT = 64 * 1024  # bytes kept of each stream; a hook that talks more is cut, not believed
 GRACE_SECS = 5.0  # between SIGTERM and SIGKILL
+LEFT_SECS = 1.0  # after SIGKILL, for the rest of the output; who left the group and holds the pipes isn't waited for
+STREAM_LIMIT = 64 * 1024  # bytes that asyncio reads ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,54 +30,72 @@ async def run(argv: Sequence[str], *, timeout_secs: float, env: Mapping[str, str
     """Run a program to its end, or to its deadline, in a process group of its own.
 
     At the deadline the whole group gets SIGTERM, and SIGKILL five seconds later, so that nothing it started
-    lives on.
+    lives on. What left the group by a session of its own may live on, but isn't waited for.
 
     Raises:
         OSError: the program can't be started.
     """
-    child = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=None if env is None else dict(env),
-        start_new_session=True,
-    )
-    reading = asyncio.gather(_read(child.stdout), _read(child.stderr))
-    timed_out = False
+    transport, child = await _start(argv, env)
+    out, err = bytearray(), bytearray()
+    ending = asyncio.ensure_future(_to_its_end(child, out, err))
     try:
-        async with asyncio.timeout(timeout_secs):
-            out, err = await asyncio.shield(reading)
-            await child.wait()
-    except TimeoutError:
-        timed_out = True
-        await _end_group(child)
-        out, err = await reading
+        ended, _ = await asyncio.wait([ending], timeout=timeout_secs)
+        if ended:
+            ending.result()
+        else:
+            await _end_group(child, ending)
     except BaseException:  # cancelled: leave no orphan behind
-        _signal_group(child, signal.SIGKILL)
-        await child.wait()
-        reading.cancel()
+        await _kill_group(child, ending)
         raise
+    finally:
+        ending.cancel()
+        transport.close()
     returncode = child.returncode if child.returncode is not None else -signal.SIGKILL
-    return Completed(returncode, out.decode(errors="replace"), err.decode(errors="replace"), timed_out)
+    return Completed(returncode, out.decode(errors="replace"), err.decode(errors="replace"), timed_out=not ended)
 
 
-async def _read(stream: asyncio.StreamReader | None) -> bytes:
-    kept = bytearray()
-    while stream is not None and (piece := await stream.read(65536)):
-        kept += piece[: OUTPUT_LIMIT - len(kept)]
-    return bytes(kept)
+async def _start(
+    argv: Sequence[str], env: Mapping[str, str] | None
+) -> tuple[asyncio.SubprocessTransport, asyncio.subprocess.Process]:
+    """Start it as asyncio.create_subprocess_exec does, which doesn't hand out the transport that closes the pipes."""
+    loop = asyncio.get_running_loop()
+    try:
+        transport, protocol = await loop.subprocess_exec(
+            lambda: asyncio.subprocess.SubprocessStreamProtocol(limit=STREAM_LIMIT, loop=loop),
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=None if env is None else dict(env),
+            start_new_session=True,
+        )
+    except ValueError as error:  # a null character, or half of a surrogate pair
+        what = "an argument or its environment holds what no program can be given"
+        raise OSError(errno.EINVAL, what, argv[0]) from error
+    return transport, asyncio.subprocess.Process(transport, protocol, loop)
 
 
-async def _end_group(child: asyncio.subprocess.Process) -> None:
-    _signal_group(child, signal.SIGTERM)
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(GRACE_SECS):
-            await child.wait()
-    _signal_group(child, signal.SIGKILL)
+async def _to_its_end(child: asyncio.subprocess.Process, out: bytearray, err: bytearray) -> None:
+    await asyncio.gather(_read(child.stdout, out), _read(child.stderr, err))
     await child.wait()
 
 
+async def _read(stream: asyncio.StreamReader | None, kept: bytearray) -> None:
+    while stream is not None and (piece := await stream.read(65536)):
+        kept += piece[: OUTPUT_LIMIT - len(kept)]
+
+
+async def _end_group(child: asyncio.subprocess.Process, ending: asyncio.Future[None]) -> None:
+    _signal_group(child, signal.SIGTERM)
+    await asyncio.wait([ending], timeout=GRACE_SECS)
+    await _kill_group(child, ending)
+
+
+async def _kill_group(child: asyncio.subprocess.Process, ending: asyncio.Future[None]) -> None:
+    _signal_group(child, signal.SIGKILL)
+    await asyncio.wait([ending], timeout=LEFT_SECS)
+
+
 def _signal_group(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # the whole group is gone already
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it is gone already, or became somebody else's
         os.killpg(child.pid, number)

@@ -1,7 +1,8 @@
 """Fill typed, frozen dataclasses from layered settings, strictly: wrong types and unknown keys are named.
 
 A nested dataclass is a TOML table. Understood types: str, int, float, bool, Path, `X | None`, tuple[X, ...] and
-nested dataclasses. Numbers must be finite and not negative, for every number in our configuration is an amount.
+nested dataclasses. Numbers must be finite and not negative, for every number in our configuration is an amount; what
+is named `..._secs` is ten years at most, so that no sum of times overflows.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from typing import Any, TypeVar
 from updated.common.settings import Layers, SettingsError
 
 T = TypeVar("T")
+LARGEST = 2**63 - 1  # of whole numbers, as TOML promises no more
+LONGEST_SECS = 10 * 365 * 24 * 3600  # of any duration
 
 
 def fill(cls: type[T], layers: Layers) -> tuple[T, tuple[str, ...]]:
@@ -40,7 +43,7 @@ def _fill_table(cls: type[T], layers: Layers, prefix: str, known: set[str]) -> T
         elif key in layers.values:
             known.add(key)
             try:
-                given[field.name] = convert(layers.values[key], kind)
+                given[field.name] = _convert_named(field.name, layers.values[key], kind)
             except ValueError as error:
                 raise SettingsError(f"{key} in {layers.origin[key]}: {error}") from error
     return cls(**given)
@@ -63,6 +66,13 @@ def convert(value: object, kind: Any) -> Any:  # noqa: ANN401 - a type in, a val
     return _convert_scalar(value, kind)
 
 
+def _convert_named(name: str, value: object, kind: Any) -> Any:  # noqa: ANN401 - as convert
+    made = convert(value, kind)
+    if name.endswith("_secs") and made > LONGEST_SECS:
+        raise ValueError(f"must be at most {LONGEST_SECS} s (ten years), not {made:g}")
+    return made
+
+
 def _convert_table(value: object, kind: type[Any]) -> object:
     if not isinstance(value, Mapping):
         raise ValueError(f"must be a table, not {value!r}")
@@ -79,12 +89,21 @@ def _convert_table(value: object, kind: type[Any]) -> object:
     ]
     if missing:
         raise ValueError(f"lacks {', '.join(missing)}")
-    return kind(**{name: convert(item, hints[name]) for name, item in value.items()})
+    return kind(**{name: _convert_item(name, item, hints[name]) for name, item in value.items()})
+
+
+def _convert_item(name: str, value: object, kind: Any) -> Any:  # noqa: ANN401 - as convert
+    try:
+        return _convert_named(name, value, kind)
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from error
 
 
 def _convert_scalar(value: object, kind: Any) -> object:  # noqa: ANN401 - a type
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError("is too large a number")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if kind in (str, int, float, bool) and type(value) is kind:

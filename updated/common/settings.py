@@ -55,7 +55,7 @@ def load_layers(name: str, explicit: Path | None, roots: Sequence[Path] = ROOTS)
     if explicit:
         main: Path | None = explicit
     else:
-        main = next((folder / f"{name}.toml" for folder in folders if (folder / f"{name}.toml").exists()), None)
+        main = next((folder / f"{name}.toml" for folder in folders if _is_there(folder / f"{name}.toml")), None)
     if main is not None:
         layers.put(read_toml(main), str(main))
     for path in _drop_ins([folder / "conf.d" for folder in folders]):
@@ -63,12 +63,24 @@ def load_layers(name: str, explicit: Path | None, roots: Sequence[Path] = ROOTS)
     return layers
 
 
+def _is_there(path: Path) -> bool:
+    """Tell whether there is such a name; a link that leads nowhere counts, so that reading it says what is wrong."""
+    return path.exists() or path.is_symlink() or (path.parent.is_symlink() and not path.parent.exists())
+
+
 def _drop_ins(folders: Sequence[Path]) -> list[Path]:
     chosen: dict[str, Path] = {}
     for folder in reversed(folders):  # lowest precedence first, so that a higher one hides it
-        if folder.is_dir():
-            chosen.update({path.name: path for path in folder.glob("*.toml")})
+        if _is_there(folder):
+            chosen.update({path.name: path for path in _toml_files(folder)})
     return [chosen[name] for name in sorted(chosen)]
+
+
+def _toml_files(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.name.endswith(".toml")]
+    except OSError as error:
+        raise SettingsError(f"{folder} can't be listed: {error.strerror}") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -85,21 +97,23 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(data.decode())
     except OSError as error:
         raise SettingsError(f"{path} can't be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of over 4300 digits is a plain ValueError
         raise SettingsError(f"{path} is not TOML: {error}") from error
 
 
-def read_key_values(path: Path) -> dict[str, str]:
+def read_key_values(path: Path, *, required: bool = False) -> dict[str, str]:
     """Parse KEY=VALUE lines as update.conf and os-release have them: `#` comments, one pair of quotes removed.
 
+    A byte order mark is no part of the first key. A file that isn't there is empty, unless it is `required`.
+
     Raises:
-        SettingsError: the file is there but can't be read. A file that isn't there is empty.
+        SettingsError: the file can't be read.
     """
     try:
-        text = path.read_text(errors="replace")
-    except FileNotFoundError:
-        return {}
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not required:
+            return {}
         raise SettingsError(f"{path} can't be read: {error.strerror}") from error
     found = {}
     for raw in text.splitlines():
