@@ -16,6 +16,7 @@ their zone, are cut out of what the windows say.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
@@ -32,6 +33,7 @@ WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 WEEKDAY_NAMES = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 FIRST_DAY, LAST_DAY = date(1970, 1, 1), date(2199, 12, 31)
+SIGHT_LASTS = timedelta(hours=1)  # that an edge isn't in sight may be as old as this; one in sight stays where it is
 START = re.compile(r"([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
 
 
@@ -76,6 +78,22 @@ class Outlook:
     since: datetime | None
     until: datetime | None
     next_open: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """An answer of `look`, and from when until when nothing in it changes."""
+
+    windows: tuple[Window, ...]
+    blackouts: tuple[Blackout, ...]
+    start: datetime
+    end: datetime
+    outlook: Outlook
+
+
+# Many windows a day take a second to lay out, and lockd asks again and again about the same moments: a host's step for
+# now, and for the windows that it missed. A clock that was set back is before `start`, and looks anew.
+_remembered: deque[_Remembered] = deque(maxlen=32)
 
 
 def parse_start(text: str) -> time:
@@ -131,7 +149,27 @@ def parse_blackout(text: str, zone: tzinfo) -> Blackout:
 
 
 def look(windows: Sequence[Window], at: datetime, blackouts: Sequence[Blackout] = ()) -> Outlook:
-    """Return what the windows say about the moment `at` (aware)."""
+    """Return what the windows say about the moment `at` (aware); what was found lately isn't looked for again."""
+    at = at.astimezone(UTC)
+    policy = tuple(windows), tuple(blackouts)
+    for known in _remembered:
+        if known.start <= at < known.end and (known.windows, known.blackouts) == policy:
+            return known.outlook
+    found = look_anew(windows, at, blackouts)
+    _remembered.append(_Remembered(*policy, at, _lasts_until(found, at), found))
+    return found
+
+
+def _lasts_until(found: Outlook, at: datetime) -> datetime:
+    """Return the next edge; sooner where none is in sight on one side, for there one may come into it."""
+    if found.since and found.until and found.next_open:
+        return found.until
+    sight = at + min(SIGHT_LASTS, datetime.max.replace(tzinfo=UTC) - at)
+    return min(found.until or sight, sight)
+
+
+def look_anew(windows: Sequence[Window], at: datetime, blackouts: Sequence[Blackout] = ()) -> Outlook:
+    """Return what `look` does, laying the windows out around the moment as far as it takes to see the edges."""
     at = at.astimezone(UTC)
     if not windows and not blackouts:
         return Outlook(open=True, since=None, until=None, next_open=None)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lockd.windows import Window, look
+from lockd.windows import SIGHT_LASTS, Outlook, Window, look, look_anew
 from tests.support.campaign import scale
 
 pytestmark = pytest.mark.timeout(scale(300, 4 * 3600))
@@ -88,26 +88,48 @@ def open_at(window: Window, moment: datetime) -> bool:
 @given(st.lists(windows, min_size=1, max_size=2), moments)
 def test_windows_agree_with_a_walk_over_every_minute(found: list[Window], moment: datetime) -> None:
     """A window is open exactly at the minutes at which a wall clock says so, clock changes included."""
-    assert look(found, moment).open == any(open_at(window, moment) for window in found)
+    assert look_anew(found, moment).open == any(open_at(window, moment) for window in found)
 
 
 @settings(max_examples=scale(300, 10_000), deadline=None)
 @given(st.lists(windows, max_size=3), st.one_of(moments, any_moment))
 def test_edges_are_where_it_changes(found: list[Window], moment: datetime) -> None:
     """`since`, `until` and `next_open` are moments at which the answer changes, and nothing changes between them."""
-    outlook = look(found, moment)
+    outlook = look_anew(found, moment)
     if not found:
         assert (outlook.open, outlook.since, outlook.until, outlook.next_open) == (True, None, None, None)
         return
     second = timedelta(seconds=1)
     if outlook.until is not None:
         assert outlook.until > moment
-        assert look(found, outlook.until).open != outlook.open
-        assert look(found, outlook.until - second).open == outlook.open
+        assert look_anew(found, outlook.until).open != outlook.open
+        assert look_anew(found, outlook.until - second).open == outlook.open
     if outlook.since is not None:
         assert outlook.since <= moment
-        assert look(found, outlook.since).open == outlook.open
-        assert look(found, outlook.since - second).open != outlook.open
+        assert look_anew(found, outlook.since).open == outlook.open
+        assert look_anew(found, outlook.since - second).open != outlook.open
     if outlook.next_open is not None:
-        assert look(found, outlook.next_open).open
-        assert not look(found, outlook.next_open - second).open
+        assert look_anew(found, outlook.next_open).open
+        assert not look_anew(found, outlook.next_open - second).open
+
+
+@settings(max_examples=scale(150, 5_000), deadline=None)
+@given(
+    st.lists(windows, min_size=1, max_size=2),
+    moments,
+    st.lists(st.timedeltas(timedelta(days=-2), timedelta(days=9)) | st.timedeltas(-MINUTE, MINUTE), max_size=8),
+)
+def test_what_is_remembered_is_what_would_be_found(
+    found: list[Window], moment: datetime, steps: list[timedelta]
+) -> None:
+    """However a clock moves from one look to the next, an answer from memory is the one that a new look would give."""
+    for shift in (timedelta(0), *steps):
+        moment += shift
+        assert is_seen_by(look(found, moment), found, moment)
+
+
+def is_seen_by(remembered: Outlook, found: list[Window], moment: datetime) -> bool:
+    """Tell whether a look from this moment, or from a little before, when less or more was in sight, finds the same."""
+    return remembered == look_anew(found, moment) or any(
+        remembered == look_anew(found, moment - SIGHT_LASTS * back / 20) for back in range(1, 21)
+    )

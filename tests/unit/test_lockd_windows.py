@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from lockd import windows as windows_room
+from lockd.oncalendar import parse
 from lockd.windows import WEEK_SECS, Window, check_duration, look, next_openings, parse_start, parse_weekday
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -132,3 +135,49 @@ def test_next_openings_are_listed_in_order() -> None:
     """`lockctl windows --next 3` lists the next three."""
     openings = next_openings([Window(time(4), 60, UTC, frozenset({0, 3}))], at("2026-05-04T04:00:30Z"), 3)
     assert [f"{opening.start:%a %d}" for opening in openings] == ["Thu 07", "Mon 11", "Thu 14"]
+
+
+@pytest.fixture
+def laid_out(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often windows were laid out, with nothing remembered at the start."""
+    times, real = [0], windows_room._laid_out
+
+    def count(*arguments: Any) -> list[windows_room.Interval]:
+        times[0] += 1
+        return real(*arguments)
+
+    monkeypatch.setattr(windows_room, "_laid_out", count)
+    windows_room._remembered.clear()
+    return times
+
+
+def test_second_look_before_the_next_edge_lays_nothing_out(laid_out: list[int]) -> None:
+    """A daemon looks several times a step: between two edges the work is done once, for each policy by itself."""
+    found, opened = [Window(time(2), 3600, UTC)], at("2026-05-05T02:00:00Z")
+    first = look(found, opened)
+    assert (look(found, opened + timedelta(seconds=3599)), laid_out) == (first, [1])
+    assert not look(found, opened + timedelta(hours=1)).open
+    assert look(found, opened) == first
+    assert laid_out == [2]
+    assert not look([Window(time(2), 1800, UTC)], opened + timedelta(seconds=1800)).open
+    assert laid_out == [3]
+
+
+def test_clock_that_is_set_back_is_looked_at_anew(laid_out: list[int]) -> None:
+    """What was found for later says nothing about before, not even in the hour that comes twice in autumn."""
+    found = [Window(time(2), 3600, BERLIN)]
+    assert not look(found, datetime(2026, 10, 25, 2, 10, tzinfo=BERLIN, fold=1)).open
+    assert look(found, datetime(2026, 10, 25, 2, 20, tzinfo=BERLIN)).open
+    assert laid_out == [2]
+
+
+def test_what_isnt_in_sight_is_looked_for_again(laid_out: list[int]) -> None:
+    """Windows without an end are the most work, and remembered for a while only: an edge may come into sight."""
+    found = [Window(time(0), 900, UTC, calendar=parse("*:0/15"))]
+    endless = look(found, at("2026-05-05T02:00:00Z"))
+    assert (endless.open, endless.since, endless.until) == (True, None, None)
+    before = laid_out[0]
+    look(found, at("2026-05-05T02:59:59Z"))
+    assert laid_out[0] == before
+    look(found, at("2026-05-05T03:00:00Z"))
+    assert laid_out[0] > before
