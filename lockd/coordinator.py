@@ -16,7 +16,7 @@ from lockd.agent import AgentView, rolled_back_since
 from lockd.errors import ErrorCode, LockdError, RefusedError
 from lockd.means import Means, Policy
 from lockd.semaphore import NOTHING_SEEN, Semaphore, Standing
-from lockd.surroundings import Surroundings
+from lockd.surroundings import Surroundings, need_of
 from lockd.tickets import Phase, Ticket
 from updated.common.log import get_logger
 
@@ -110,7 +110,7 @@ class Coordinator:
             raise
         if own is not None and await self._settle(own, seen):
             return REST_SECS
-        if own is None and seen.healthy is True and (problem := await self._around.after_boot(seen)):
+        if own is None and self._is_well(seen) and (problem := await self._around.after_boot(seen)):
             self._add_beside("post-boot", problem)
         if not gates.may_ask_for_ticket(facts):
             await self._stand_down(seen)
@@ -186,6 +186,10 @@ class Coordinator:
             self._keep_slot(own, "post-boot", problem)
             return False
         return True
+
+    def _is_well(self, seen: AgentView) -> bool:
+        """Tell whether this boot is healthy; an agent that never tells mustn't keep a host without tickets drained."""
+        return seen.healthy is True or (seen.healthy is None and seen.known and self._means.semaphore is None)
 
     def _keep_slot(self, own: Ticket, state: str, reason: str) -> None:
         self.view.state = state
@@ -315,7 +319,7 @@ class Coordinator:
         outlook = self.view.outlook = windows.look(self._policy.windows, now, self._policy.blackouts)
         return gates.Facts(
             now=now,
-            need=self._need(seen),
+            need=need_of(seen, asked=self.view.asked, with_tickets=self._means.semaphore is not None),
             strategy=self._policy.strategy,
             blockers=blockers,
             outlook=outlook,
@@ -323,16 +327,6 @@ class Coordinator:
             ticket=status.ticket_stand(standing) if standing else None,
             turn=self._around.turn(outlook, now, at_once=self.view.asked) if wanted else None,
         )
-
-    def _need(self, seen: AgentView) -> gates.Need:
-        if seen.healthy is None and self._means.semaphore is not None:
-            # a host whose health nobody tells would never give its slot back
-            return gates.Need(False, self._wanted(seen), seen.problem)
-        if seen.need_reboot:
-            return gates.Need(True, True, f"version {seen.version_new} waits for the reboot")
-        if self.view.asked:
-            return gates.Need(seen.known, True, "somebody asked with `lockctl reboot`" if seen.known else seen.problem)
-        return gates.Need(seen.known, False, "no reboot is wanted" if seen.known else seen.problem)
 
     # ---- telling and waiting
 

@@ -30,6 +30,18 @@ async def kept_alive(notifier: Notifier, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
 
 
+def need_of(seen: AgentView, *, asked: bool, with_tickets: bool) -> gates.Need:
+    """Return whether a reboot is wanted; `asked` tells that somebody did with `lockctl reboot`."""
+    if seen.healthy is None and with_tickets:
+        # a host whose health nobody tells would never give its slot back
+        return gates.Need(False, seen.need_reboot or asked, seen.problem)
+    if seen.need_reboot:
+        return gates.Need(True, True, f"version {seen.version_new} waits for the reboot")
+    if asked:
+        return gates.Need(seen.known, True, "somebody asked with `lockctl reboot`" if seen.known else seen.problem)
+    return gates.Need(seen.known, False, "no reboot is wanted" if seen.known else seen.problem)
+
+
 class Surroundings:
     """This host around its coordinator; without `means.local` only the hold file is looked at."""
 
