@@ -54,10 +54,11 @@ class Host:
             return disk.read(size or slot.size)
 
     def install(self, payload: Path, keys: dict[str, bytes], **changes: Any) -> Installed:
+        source = changes.pop("source", None) or FileSource(payload)
         policy = {"product": PRODUCT, "channels": ("stable",), "rollback_floor": 0, **changes.pop("policy", {})}
         return install(
             InstallRequest(load_keyring(keys), TrustPolicy(**policy), datetime.now(UTC), **changes),
-            source=FileSource(payload),
+            source=source,
             boot=self.boot,
             host=self.paths,
             observe=self.seen.append,

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.support.processes import run_tool, tool
 from tests.support.releases import Workshop
 from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.payload.limits import LIMITS
 from updated.release import build as built
 from updated.release.packages import PackageFile
 from updated.release.sign import load_private_key
@@ -160,3 +161,12 @@ def test_name_that_is_too_long_for_a_file_is_told(tmp_path: Path, workshop: Work
         "--rollback-index", "1", "--key", workshop.keys / "private.pem", "--out", tmp_path, "--package", "x" * 300,
     )  # fmt: skip
     assert (done.returncode, "too long" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+
+
+def test_kernel_that_hosts_find_too_large_is_not_built(tmp_path: Path, workshop: Workshop) -> None:
+    """A kernel over the hosts' bound is wrong usage."""
+    (tmp_path / "image").write_bytes(b"x" * 5000)
+    with (tmp_path / "vmlinuz").open("wb") as kernel:
+        kernel.truncate(LIMITS.file_bytes + 1)
+    with pytest.raises(LocalError, match="vmlinuz has more than"):
+        workshop.build(tmp_path / "out", "2", image=tmp_path / "image", kernel=tmp_path / "vmlinuz")

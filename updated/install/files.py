@@ -52,6 +52,16 @@ class FileTarget:
             if error is None:  # else that one is what counts
                 raise self._failed(left) from left
 
+    def check_room(self) -> None:
+        """See that the file system has room for all of it.
+
+        Raises:
+            LocalError: NO_SPACE.
+        """
+        room = os.fstatvfs(self._fd)
+        if self._image.size > room.f_bavail * room.f_frsize:
+            raise self._failed(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`.
 

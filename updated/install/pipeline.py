@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from updated.common.log import get_logger
-from updated.errors import ErrorCode, RefusedError
+from updated.errors import ErrorCode, LocalError, RefusedError, Retry
 from updated.install.ahead import fetched_ahead
 from updated.install.carry import Carrier, Meter, Progress, fetch_spans
 from updated.install.checkpoint import Journal
@@ -50,6 +50,8 @@ UNTRUE = (  # what wrong leftovers come out as
     ErrorCode.SIGNATURE_MISMATCH,
     ErrorCode.SIGNATURE_MISSING,
 )
+
+OF_THIS_HOST = (ErrorCode.TARGET_IS_RUNNING, ErrorCode.TARGET_MOUNTED, ErrorCode.TARGET_BUSY)  # whatever is offered
 
 log = get_logger("install")
 
@@ -142,6 +144,7 @@ class _Install:
         self._planner = Planner(
             request.journal, request.packages, release=release, cancelled=means.cancelled, thrifty=thrifty
         )
+        self._proven = False  # whether a trusted key made what the install goes by
 
     @property
     def leaned(self) -> bool:
@@ -151,13 +154,25 @@ class _Install:
     def run(self) -> Installed:
         """Take the steps.
 
+        What is refused before a key has proven anything may be a mirror's doing: another one may have a good copy. So
+        may a lack of space be, for how much is needed is what the manifest says.
+
         Raises:
             UpdateError: why not.
         """
+        try:
+            return self._run()
+        except (RefusedError, LocalError) as error:
+            by_the_copy = isinstance(error, RefusedError) or error.code is ErrorCode.NO_SPACE
+            if by_the_copy and not self._proven and error.code not in OF_THIS_HOST:
+                error.retry = Retry.OTHER_SOURCE
+            raise
+
+    def _run(self) -> Installed:
         request, boot = self._request, self._means.boot
         raw = self._planner.metadata(self._means.source)
         metadata = believe(raw, request.keyring, allow_unsigned_metadata=request.policy.allow_unsigned_metadata)
-        manifest = metadata.manifest
+        manifest, self._proven = metadata.manifest, metadata.key is not None
         check_identity(manifest.identity, request.policy, request.now)
         metadata.check_size(request.offer_size)
         root = slot_partition(manifest, request.file_targets)
@@ -182,6 +197,7 @@ class _Install:
                 copy_slot(running, target, root.old.size)
             read_back = stack.enter_context(ReadBack(target, image))
             key = self._carry_out(work, plan, files, read_back, keeper)
+            self._proven = True
             fetched = fetch_packages(
                 packages, request.packages, request.keyring, cancelled=self._means.cancelled, observe=work.meter.add
             )

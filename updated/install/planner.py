@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from updated.common.log import get_logger
-from updated.errors import LocalError, RemoteError
+from updated.errors import LocalError, RefusedError, RemoteError
 from updated.install.carry import Meter
 from updated.install.checkpoint import Checkpoint, Journal
 from updated.install.crew import Crew
@@ -19,6 +19,7 @@ from updated.install.packages import PackagePlan
 from updated.install.plan import Plan, plan_rest, plan_reuse, plan_whole
 from updated.install.reuse import Finder
 from updated.install.stream import Metadata, check_cancelled, fetch_file, fetch_metadata
+from updated.payload.framing import HEADER_BYTES, parse_header
 from updated.payload.index import KIND, Chunks, find_chunks, parse_index
 from updated.payload.manifest import Manifest, Partition
 
@@ -77,12 +78,15 @@ class Planner:
         self._indexed = False  # whether there is an index, which tells what is in place better than a checkpoint can
 
     def metadata(self, source: Source) -> bytes:
-        """Take the metadata from the journal, if they are this offer's, or from the source.
+        """Take the metadata from the journal, if they are this offer's and signed, or from the source.
+
+        Unsigned ones are a mirror's word: kept, they would lead every later try astray, whichever mirror it asks.
 
         Raises:
             UpdateError: they can't be had.
         """
         raw = self._journal.metadata_of(self._release) if self._journal is not None and self._thrifty else None
+        raw = raw if raw is not None and _are_signed(raw) else None
         self.leaned = raw is not None
         return fetch_metadata(source, self._cancelled) if raw is None else raw
 
@@ -174,6 +178,14 @@ class Planner:
             log.warning("seed-unreadable", message=error.message)
         finder.settle()
         return plan_reuse(work.manifest, work.root, finder)
+
+
+def _are_signed(metadata: bytes) -> bool:
+    """Tell whether metadata come with a signature of their own, which is verified like that of any."""
+    try:
+        return parse_header(metadata[:HEADER_BYTES]).metadata_signature_size > 0
+    except RefusedError:
+        return False
 
 
 class _Saver:

@@ -7,13 +7,17 @@ from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 
+from updated.common.log import get_logger
 from updated.errors import ErrorCode, RefusedError
 from updated.install.files import FileTarget
 from updated.install.medium import Target
+from updated.payload.limits import LIMITS
 from updated.payload.manifest import FROM_SOURCE, IN_PLACE, Image, Manifest, Partition
 
 COPY_PIECE = 4 * 1024 * 1024
 SLOT_PARTITION = "root"  # the partition that goes into the slot; a payload with one partition may call it otherwise
+
+log = get_logger("install")
 
 
 def slot_partition(manifest: Manifest, file_targets: Mapping[str, Path]) -> Partition:
@@ -92,10 +96,26 @@ def open_files(manifest: Manifest, places: Mapping[str, Path], stack: ExitStack)
     """Open the files that go beside the slot, by partition.
 
     Raises:
+        RefusedError: LIMIT_EXCEEDED.
         LocalError: DOWNLOAD_WRITE, NO_SPACE.
     """
-    return {
-        part.name: stack.enter_context(FileTarget(places[part.name], image_of(part.new)))
-        for part in manifest.partitions
-        if part.name in places and not part.skipped
-    }
+    files = {}
+    for part in manifest.partitions:
+        if part.skipped:
+            log.warning("procedure-skipped", name=part.name, why="nothing is done with it on this host")
+        elif part.name in places:
+            files[part.name] = stack.enter_context(FileTarget(places[part.name], _file_image(part)))
+            files[part.name].check_room()
+    return files
+
+
+def _file_image(part: Partition) -> Image:
+    """Return what a file will be; no slot's size bounds it."""
+    image = image_of(part.new)
+    if image.size > LIMITS.file_bytes:
+        raise RefusedError(
+            ErrorCode.LIMIT_EXCEEDED,
+            f"{part.name} has {image.size} bytes, and a file beside the slot has {LIMITS.file_bytes} at most",
+            hint="Offer a payload with a smaller kernel.",
+        )
+    return image

@@ -19,6 +19,7 @@ class Limits:
     partitions: int = 64
     packages: int = 64
     operation_bytes: int = 64 * 1024 * 1024  # data, source or destination of one operation, for they are held in memory
+    file_bytes: int = 256 * 1024 * 1024  # of a partition that goes into a file (a kernel), which has no medium's bound
     image_bytes: int = 1 << 50  # far beyond any medium, and every offset below it is one that a file can have
     signature_bytes: int = 64 * 1024
     signatures: int = 8

@@ -38,6 +38,8 @@ ZEROES = frozenset({OpType.ZERO, OpType.DISCARD})
 PATCHES = frozenset({OpType.BSDIFF, OpType.SOURCE_BSDIFF, OpType.BROTLI_BSDIFF})
 FROM_SOURCE = frozenset({OpType.SOURCE_COPY, OpType.SOURCE_BSDIFF, OpType.BROTLI_BSDIFF})  # read the running slot
 IN_PLACE = frozenset({OpType.MOVE, OpType.BSDIFF})  # read the partition that they write
+# what version 1 knows; of the others ZERO would let an unsigned manifest of a few bytes fill a file system
+OF_V1 = frozenset({OpType.REPLACE, OpType.REPLACE_BZ}) | IN_PLACE
 SUPPORTED = REPLACES | ZEROES | FROM_SOURCE | IN_PLACE
 
 

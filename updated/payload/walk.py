@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from updated.errors import ErrorCode, RefusedError
 from updated.payload.framing import V1
 from updated.payload.limits import LIMITS
-from updated.payload.manifest import IN_PLACE, SPARSE_HOLE, ZEROES, Extent, Image, Operation, OpType, Partition
+from updated.payload.manifest import (
+    IN_PLACE,
+    OF_V1,
+    SPARSE_HOLE,
+    SUPPORTED,
+    ZEROES,
+    Extent,
+    Image,
+    Operation,
+    OpType,
+    Partition,
+)
 from updated.payload.operation import Operations, check_operation, parse_operation, read_operation, refused, trim
 from updated.payload.outline import MalformedError, Places, take_out
 
@@ -26,7 +37,8 @@ class Walk:
             block_size: in bytes.
             major: the payload's version.
         """
-        self._raw, self._block_size, self._major = raw, block_size, major
+        self._raw, self._block_size = raw, block_size
+        self._foreign = SUPPORTED - OF_V1 if major == V1 else IN_PLACE  # operations of the other version
         self._extents = 0
         self.data_end = 0  # of what was walked, in bytes from the payload's data start
 
@@ -80,8 +92,8 @@ class Walk:
                 if op.data_offset != self.data_end:
                     raise _misplaced(op, self.data_end)
                 self.data_end += op.data_length
-            if op.type in IN_PLACE and self._major != V1:
-                raise refused(ErrorCode.OPERATION_UNSUPPORTED, "MOVE and BSDIFF belong to version 1 payloads")
+            if op.type in self._foreign:
+                raise refused(ErrorCode.OPERATION_UNSUPPORTED, f"{op.type.name} belongs to the other payload version")
             yield op
 
     def _bytes(self, begin: int, end: int) -> bytes:

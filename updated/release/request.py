@@ -102,6 +102,8 @@ def _problems_of_files(request: BuildRequest) -> Iterator[str]:
     for file in (request.image, request.kernel, request.old):
         if file is not None and (not file.is_file() or not file.stat().st_size):
             yield f"{file} is no file, or empty"
+    if request.kernel is not None and request.kernel.is_file() and request.kernel.stat().st_size > LIMITS.file_bytes:
+        yield f"{request.kernel} has more than the {LIMITS.file_bytes} bytes that hosts take of a kernel"
     if request.old is None:
         return
     if request.major == V1:
