@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.support.lying_server import Lie, LyingServer
 from tests.support.moving_clock import MovingClock
 from updated.errors import ErrorCode, RemoteError, Retry
+from updated.install.effort import Effort
 from updated.install.fetch import MOST_REQUESTS, HttpSource, make_http
 from updated.install.pace import FetchLimits
 from updated.install.ranges import Span
@@ -23,7 +24,7 @@ FEW = FetchLimits(failures_per_url=3)
 
 def fetch(*urls: str, size: int | None = len(BODY), start: int = 0, limits: FetchLimits = FEW) -> bytes:
     with make_http(timeout_secs=10) as http:
-        return b"".join(HttpSource(urls, http=http, expected_size=size, limits=limits).read([Span(start)]))
+        return b"".join(HttpSource(urls, http=http, expected_size=size, effort=Effort(limits)).read([Span(start)]))
 
 
 def failing(code: ErrorCode, *urls: str, **more: int) -> RemoteError:
@@ -153,7 +154,9 @@ def test_slow_retrieval_is_given_up(limits: FetchLimits, step: float) -> None:
     """A server that drips, or a download past its deadline, is given up (a read timeout alone would wait forever)."""
     clock: Callable[[], float] = FakeTime(step)
     with LyingServer(BODY) as server, make_http() as http:
-        source = HttpSource([server.url + "/x"], http=http, expected_size=len(BODY), limits=limits, monotonic=clock)
+        source = HttpSource(
+            [server.url + "/x"], http=http, expected_size=len(BODY), effort=Effort(limits, monotonic=clock)
+        )
         with pytest.raises(RemoteError) as caught:
             list(source.read([Span(0)]))
     assert caught.value.code is ErrorCode.DOWNLOAD_TOO_SLOW
@@ -164,7 +167,9 @@ def test_a_slow_medium_is_not_the_servers_fault() -> None:
     clock = MovingClock()
     limits = FetchLimits(deadline_secs=1e9, min_bytes_per_sec=1_000_000, window_secs=30)
     with LyingServer(BODY) as server, make_http() as http:
-        source = HttpSource([server.url], http=http, expected_size=len(BODY), limits=limits, monotonic=clock.monotonic)
+        source = HttpSource(
+            [server.url], http=http, expected_size=len(BODY), effort=Effort(limits, monotonic=clock.monotonic)
+        )
         came = bytearray()
         for piece in source.read([Span(0)]):
             came += piece
@@ -192,7 +197,9 @@ SCATTERED = [Span(at, at + 700) for at in range(1000, 650_000, 2100)]
 
 def scattered(server: LyingServer, spans: list[Span] = SCATTERED) -> bytes:
     with make_http() as http:
-        return b"".join(HttpSource([server.url + "/x"], http=http, expected_size=len(BODY), limits=FEW).read(spans))
+        return b"".join(
+            HttpSource([server.url + "/x"], http=http, expected_size=len(BODY), effort=Effort(FEW)).read(spans)
+        )
 
 
 def picked(spans: list[Span]) -> bytes:
@@ -246,7 +253,7 @@ def test_parts_without_end_are_cut_off() -> None:
 def test_bytes_that_the_file_does_not_have() -> None:
     """Asking for more than the server's file has is an error, never a wait."""
     with LyingServer(BODY[:10]) as server, make_http() as http:
-        source = HttpSource([server.url + "/x"], http=http, expected_size=None, limits=FEW)
+        source = HttpSource([server.url + "/x"], http=http, expected_size=None, effort=Effort(FEW))
         with pytest.raises(RemoteError) as caught:
             list(source.read([Span(0, 24)]))
     assert caught.value.code in (ErrorCode.PAYLOAD_SIZE_MISMATCH, ErrorCode.HTTP_RANGE)
@@ -264,7 +271,7 @@ def test_bandwidth_limit_holds_back() -> None:
     with LyingServer(BODY) as server, make_http() as http:
         limits = FetchLimits(max_bytes_per_sec=100_000)
         source = HttpSource(
-            [server.url], http=http, expected_size=len(BODY), limits=limits, monotonic=clock, pause=pause
+            [server.url], http=http, expected_size=len(BODY), effort=Effort(limits, monotonic=clock, pause=pause)
         )
         assert b"".join(source.read([Span(0)])) == BODY
     assert clock.now == pytest.approx(len(BODY) / 100_000, abs=0.1)

@@ -20,9 +20,10 @@ from tests.support.packages import signed_payload, spoil, tiny
 from tests.support.processes import run_tool
 from tests.support.releases import PRODUCT, Workshop
 from updated.agent.download import Mirrors
-from updated.config import Settings
 from updated.errors import ErrorCode, LocalError, RefusedError, UpdateError
+from updated.install.effort import Effort
 from updated.install.fetch import FileSource, make_http
+from updated.install.files import BESIDE
 from updated.install.packages import PackagePlan, StagedPackages, fetch_packages, select_packages
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import Header
@@ -65,7 +66,7 @@ def test_build_signs_lists_and_copies_packages(tmp_path: Path, workshop: Worksho
     assert "tools.raw: 70000 bytes, sysext" in run_tool("update-payload", "inspect", payload).stdout
 
 
-@pytest.mark.parametrize("name", [".hidden", "a b", "a..b", "ä.raw", "a%2fb", "x" * 201, "a\nb"])
+@pytest.mark.parametrize("name", [".hidden", "a b", "a..b", "ä.raw", "a%2fb", "x" * 201, "a\nb", "x.updated-new"])
 def test_build_refuses_hostile_names(tmp_path: Path, workshop: Workshop, name: str) -> None:
     """A file whose name could mean something in a path or a URL can't go with a release."""
     code, said = build(tmp_path, workshop, "--package", tiny(tmp_path, name))
@@ -128,6 +129,7 @@ HOSTILE = [
     ".x",
     "\u202ex",
     "x" * 300,
+    f"x.raw{BESIDE}",
 ]
 
 
@@ -158,7 +160,7 @@ def test_hostile_name_in_a_signed_manifest_is_refused(name: str) -> None:
 def test_package_is_fetched_from_beside_the_payload(url: str, wanted: str) -> None:
     """Only the last component of the payload's path is another."""
     with make_http() as http:
-        source = Mirrors(Settings(), http, [url], None, 1, lambda _secs: None).sibling("p.raw", 1)
+        source = Mirrors(http, [url], None, Effort()).sibling("p.raw", 1)
     assert source._urls == [wanted]
 
 

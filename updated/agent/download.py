@@ -9,6 +9,7 @@ from urllib.parse import urljoin
 import httpx
 
 from updated.config import Settings
+from updated.install.effort import Effort
 from updated.install.fetch import HttpSource, make_http
 from updated.install.pace import FetchLimits
 
@@ -28,16 +29,28 @@ def open_http(settings: Settings, *, anonymous: bool = False) -> httpx.Client:
     )
 
 
+def open_effort(
+    settings: Settings, failures_per_url: int, pause: Callable[[float], object], alive: Callable[[], object]
+) -> Effort:
+    """Return what all downloads of one install share, with the settings' limits."""
+    download = settings.download
+    limits = FetchLimits(
+        deadline_secs=download.deadline_secs,
+        min_bytes_per_sec=download.min_bytes_per_sec,
+        max_bytes_per_sec=download.max_bytes_per_sec,
+        failures_per_url=failures_per_url,
+    )
+    return Effort(limits, pause=pause, alive=alive)
+
+
 @dataclass(frozen=True, slots=True)
 class Mirrors:
     """The URLs that a payload has, in the order of preference; every other file of its release is beside it."""
 
-    settings: Settings
     http: httpx.Client
     urls: Sequence[str]
     size: int | None  # of the payload, in bytes
-    failures_per_url: int
-    pause: Callable[[float], object]
+    effort: Effort
 
     def payload(self) -> HttpSource:
         """Return the payload."""
@@ -48,11 +61,4 @@ class Mirrors:
         return self._source([urljoin(url, name) for url in self.urls], size)
 
     def _source(self, urls: Sequence[str], size: int | None) -> HttpSource:
-        download = self.settings.download
-        limits = FetchLimits(
-            deadline_secs=download.deadline_secs,
-            min_bytes_per_sec=download.min_bytes_per_sec,
-            max_bytes_per_sec=download.max_bytes_per_sec,
-            failures_per_url=self.failures_per_url,
-        )
-        return HttpSource(urls, http=self.http, expected_size=size, limits=limits, pause=self.pause)
+        return HttpSource(urls, http=self.http, expected_size=size, effort=self.effort)

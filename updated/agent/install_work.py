@@ -20,9 +20,12 @@ from updated.install.checkpoint import Journal
 from updated.install.keys import read_keyring
 from updated.install.packages import PackagePlan
 from updated.install.pipeline import Installed, InstallRequest, Progress, install
+from updated.install.stream import check_cancelled
 from updated.omaha.protocol import Offer
 from updated.payload.trust import TrustPolicy
 from updated.slots.layout import Slot
+
+PULSE_SECS = 1.0  # pieces come far more often than a watchdog looks
 
 log = get_logger("install")
 
@@ -54,7 +57,7 @@ class InstallWork:
             raise
         try:
             self._installed = await asyncio.to_thread(
-                self._run, request, (offer, given), lambda seen: _post(loop, self._observe, seen)
+                self._run, request, (offer, given), lambda seen: _post(loop, self._observe, seen), self._pulse(loop)
             )
         except asyncio.CancelledError:
             self._cancelled.set()  # the thread stops at its next look
@@ -87,10 +90,14 @@ class InstallWork:
         )
 
     def _run(
-        self, request: InstallRequest, what: tuple[Offer, Given | None], observe: Callable[[Progress], None]
+        self,
+        request: InstallRequest,
+        what: tuple[Offer, Given | None],
+        observe: Callable[[Progress], None],
+        alive: Callable[[], None],
     ) -> Installed:
         """Install from the first place that has a good copy; runs in a thread."""
-        with open_copies(*what, self._context.means.settings, self._cancelled.wait) as copies:
+        with open_copies(*what, self._context.means.settings, self._cancelled.wait, alive) as copies:
             for number, copy in enumerate(copies[:-1]):
                 try:
                     return self._install_from(copy, request, observe)
@@ -112,6 +119,25 @@ class InstallWork:
             observe=observe,
             cancelled=self._cancelled,
         )
+
+    def _pulse(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+        """Return what a download calls again and again: it feeds the watchdog, and ends a download that is cancelled.
+
+        A mirror that is silent isn't a daemon that hangs: its tries are bounded, and the next mirror may be a good one.
+        """
+        monotonic, told = self._context.means.clock.monotonic, -PULSE_SECS
+
+        def alive() -> None:
+            nonlocal told
+            check_cancelled(self._cancelled)
+            if monotonic() - told >= PULSE_SECS:
+                told = monotonic()
+                loop.call_soon_threadsafe(self._beat)
+
+        return alive
+
+    def _beat(self) -> None:
+        self._context.pulse += 1
 
     def _of_slot(self, path: Path | None) -> Path | None:
         return None if path is None else Path(str(path).replace("{slot}", self._other_slot().name.lower()))

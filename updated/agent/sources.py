@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from updated.agent.by_hand import DescriptorSource, Given
-from updated.agent.download import Mirrors, open_http
+from updated.agent.download import Mirrors, open_effort, open_http
 from updated.config import Settings
 from updated.errors import ErrorCode, RemoteError
 from updated.install.fetch import Source
@@ -65,10 +65,15 @@ class FileCopy:
 
 @contextmanager
 def open_copies(
-    offer: Offer, given: Given | None, settings: Settings, pause: Callable[[float], object]
+    offer: Offer,
+    given: Given | None,
+    settings: Settings,
+    pause: Callable[[float], object],
+    alive: Callable[[], object],
 ) -> Iterator[Sequence[Copy]]:
     """Open the places that an install may take its bytes from; what was given is closed in the end.
 
+    `pause` and `alive` are those of `Effort`, which all copies share: what came slowly or in vain counts for all.
     A URL that a person gave isn't the server's offer: the user and the password for downloads aren't sent there.
 
     Raises:
@@ -83,5 +88,5 @@ def open_copies(
             given.close()
         return
     with open_http(settings, anonymous=given is not None) as http:
-        size, failures = offer.size or None, offer.max_failures_per_url
-        yield [Mirrors(settings, http, offer.urls[first:], size, failures, pause) for first in range(len(offer.urls))]
+        effort = open_effort(settings, offer.max_failures_per_url, pause, alive)
+        yield [Mirrors(http, offer.urls[first:], offer.size or None, effort) for first in range(len(offer.urls))]

@@ -7,15 +7,14 @@ Nothing more than the expected size is ever read.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import httpx
 
-from updated.common.clock import SystemClock
 from updated.errors import ErrorCode, LocalError, RemoteError, Retry
-from updated.install.pace import FetchLimits, Pace
+from updated.install.effort import Effort
 from updated.install.ranges import (
     PART_HEAD_LIMIT,
     ContentRange,
@@ -26,12 +25,11 @@ from updated.install.ranges import (
     parse_content_range,
     range_header,
 )
-from updated.install.wire import WideTransport
+from updated.install.wire import WATCH, WideTransport
 
 PIECE = 256 * 1024  # bytes read at once from a file
 OK, PARTIAL = 200, 206
 REDIRECTS = range(300, 400)
-RETRYABLE_SECS = (1.0, 2.0, 5.0, 10.0, 20.0)  # pauses between tries; the last one repeats
 RANGES_PER_REQUEST = 128  # their header stays below the 4 to 8 KiB that servers take
 MOST_REQUESTS = 40  # for one read; the smallest gaps are fetched too rather than ask more often
 FEWEST_REQUESTS = 8  # left for what is missing yet, however many were made
@@ -123,21 +121,21 @@ class HttpSource:
         *,
         http: httpx.Client,
         expected_size: int | None,
-        limits: FetchLimits | None = None,
-        monotonic: Callable[[], float] | None = None,
-        pause: Callable[[float], object] | None = None,
+        effort: Effort | None = None,
     ) -> None:
         self._urls, self._http, self._size = list(urls), http, expected_size
-        self._limits = limits or FetchLimits()
-        self._pause = pause or (lambda _secs: None)
-        self._pace = Pace(self._limits, monotonic or SystemClock().monotonic, self._pause)
+        self._effort = effort or Effort()
+        self._pace = self._effort.pace
         self._requests_left = MOST_REQUESTS
         self._one_range: set[str] = set()  # URLs whose server can't send several ranges at once
 
     def read(self, spans: Sequence[Span]) -> Iterator[memoryview]:
         """Yield the spans' bytes, ascending; a cut connection is resumed, a failing URL left for the next.
 
+        What failed before is asked last.
+
         Raises:
+            UpdateError: CANCELLED.
             RemoteError: HTTP_STATUS, HTTP_RANGE, HTTP_REDIRECT, PAYLOAD_SIZE_MISMATCH, DOWNLOAD_TOO_SLOW,
                 DOWNLOAD_TRANSFER: the last problem, once every URL has used up its tries.
         """
@@ -146,7 +144,7 @@ class HttpSource:
         self._pace.resume()
         self._requests_left = MOST_REQUESTS
         problem: RemoteError | None = None
-        for url in self._urls:
+        for url in self._effort.in_order(self._urls):
             try:
                 yield from self._read_from(url, wanted)
             except RemoteError as error:
@@ -166,25 +164,37 @@ class HttpSource:
         failures = 0
         while not wanted.done:
             before = wanted.rest()
+            self._pace.look()
             try:
                 for piece in self._get(url, wanted):
-                    self._pace.note(len(piece))
                     yield from self._pace.hand_out(piece)
                 if wanted.rest() == before:
                     raise bad_answer(ErrorCode.HTTP_RANGE, f"{url} sends nothing of what was asked for", later=True)
+                self._effort.note_progress(url)
             except RemoteError as error:
-                failures = 1 if wanted.rest() != before else failures + 1  # progress renews the budget
-                if error.retry is not Retry.LATER or failures >= self._limits.failures_per_url:
-                    raise
-                self._pause(RETRYABLE_SECS[min(failures, len(RETRYABLE_SECS)) - 1])
-                self._pace.check_deadline()
+                failures = self._failed(url, error, failures, progress=wanted.rest() != before)
+
+    def _failed(self, url: str, error: RemoteError, failures: int, *, progress: bool) -> int:
+        """Take in that a try failed; return, after a pause, how many did in a row, or raise where it was the last."""
+        if progress:
+            self._effort.note_progress(url)
+            failures = 0  # progress renews the budget
+        else:
+            self._pace.resume()  # an outage isn't a slow answer: its tries are counted, not its bytes
+        failures += 1
+        if error.retry is not Retry.LATER or failures >= self._effort.tries(url):
+            if error.retry is Retry.LATER or error.code is ErrorCode.DOWNLOAD_TOO_SLOW:
+                self._effort.note_failing(url)  # other errors come at once: asking again costs nothing
+            raise error
+        self._effort.pause_after(failures)
+        return failures
 
     def _get(self, url: str, wanted: Wanted) -> Iterator[memoryview]:
         """Make one request and yield what of its answer is wanted next."""
         asked = self._next_ranges(url, wanted)
-        whole = asked[0] == Span(0, self._size)
+        headers = {} if asked[0] == Span(0, self._size) else {"Range": range_header(asked)}
         try:
-            with self._http.stream("GET", url, headers={} if whole else {"Range": range_header(asked)}) as response:
+            with self._http.stream("GET", url, headers=headers, extensions={WATCH: self._pace.wait_secs}) as response:
                 check_head(response, url)
                 yield from self._body(response, url, asked, wanted)
         except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name, as in `a..b`
@@ -243,6 +253,7 @@ class HttpSource:
         """Yield what is wanted of one run of bytes; leave the rest of it where nothing more is wanted."""
         at = sent.begin
         for raw in response.iter_raw():  # as it comes: a piece of fixed size would be lost in part when the line is cut
+            self._pace.note(len(raw))
             if at + len(raw) > sent.end:
                 raise bad_answer(
                     ErrorCode.PAYLOAD_SIZE_MISMATCH, f"{url} sends more than {sent.end - sent.begin} bytes"
@@ -265,6 +276,7 @@ class HttpSource:
         multipart = Multipart(response.headers.get("Content-Type", ""))
         allowed = sum((span.end or NO_END) - span.begin + PART_HEAD_LIMIT for span in asked)
         for raw in response.iter_raw():
+            self._pace.note(len(raw))
             allowed -= len(raw)
             if allowed < 0:
                 raise ValueError("it sends far more than was asked for")

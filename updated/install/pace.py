@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from updated.errors import ErrorCode, RemoteError, Retry
+from updated.errors import ErrorCode, RemoteError, Retry, UpdateError
 
 LEAD_SECS = 0.05  # pauses shorter than this aren't worth making: the limit is kept on average
+SLICE_SECS = 10.0  # the longest wait between two signs of life: a watchdog allows more, an operator not much more
+BRIEFEST_SECS = 0.01  # a socket takes no time at all for "don't wait"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +27,14 @@ class Pace:
     """The clock of one install's downloads."""
 
     def __init__(
-        self, limits: FetchLimits, monotonic: Callable[[], float], pause: Callable[[float], object] = lambda _secs: None
+        self,
+        limits: FetchLimits,
+        monotonic: Callable[[], float],
+        pause: Callable[[float], object] | None = None,
+        alive: Callable[[], object] | None = None,
     ) -> None:
-        self._limits, self._monotonic, self._pause = limits, monotonic, pause
+        self._limits, self._monotonic = limits, monotonic
+        self._pause, self._alive = pause or (lambda _secs: None), alive or (lambda: None)
         self._began = self._window_began = monotonic()
         self._window_bytes = 0
         self._free_at = self._began  # when the limit allows the next byte
@@ -37,41 +44,71 @@ class Pace:
         self._window_began, self._window_bytes = self._monotonic(), 0
 
     def note(self, count: int) -> None:
-        """Take in that `count` bytes came; wait if they came too fast.
+        """Take in that `count` bytes came, wanted or not; wait if they came too fast.
 
         Raises:
             RemoteError: DOWNLOAD_TOO_SLOW.
+            UpdateError: CANCELLED; what the sign of life raises.
         """
-        now = self._monotonic()
         self._window_bytes += count
+        self.look()
+        if self._limits.max_bytes_per_sec:
+            self._hold_back(count)
+
+    def look(self) -> None:
+        """Give a sign of life, then see whether it is worth going on.
+
+        Raises:
+            RemoteError: DOWNLOAD_TOO_SLOW.
+            UpdateError: what the sign of life raises.
+        """
+        self._alive()
+        now = self._monotonic()
         elapsed = now - self._window_began
         if elapsed >= self._limits.window_secs:
             if self._window_bytes < self._limits.min_bytes_per_sec * elapsed:
                 raise too_slow(f"only {self._window_bytes} bytes came in {elapsed:.0f} s")
             self._window_began, self._window_bytes = now, 0
-        self.check_deadline()
-        if self._limits.max_bytes_per_sec:
-            self._hold_back(count, now)
+        if now - self._began > self._limits.deadline_secs:
+            raise too_slow(f"the download took over {self._limits.deadline_secs:.0f} s")
 
-    def _hold_back(self, count: int, now: float) -> None:
+    def wait_secs(self, timeout: float) -> float:
+        """Look, and return how long of `timeout` the wire may be waited for until the next look.
+
+        Raises:
+            RemoteError: DOWNLOAD_TOO_SLOW.
+            UpdateError: what the sign of life raises.
+        """
+        self.look()
+        left = self._began + self._limits.deadline_secs - self._monotonic()
+        return max(BRIEFEST_SECS, min(timeout, left, SLICE_SECS))
+
+    def rest(self, secs: float) -> None:
+        """Wait, with signs of life; this time isn't the server's.
+
+        Raises:
+            RemoteError: DOWNLOAD_TOO_SLOW.
+            UpdateError: CANCELLED; what the sign of life raises.
+        """
+        while secs > 0:
+            self.look()
+            part, before = min(secs, SLICE_SECS), self._monotonic()
+            if self._pause(part):
+                raise UpdateError(ErrorCode.CANCELLED, "the download was cancelled", hint="Start it again when wanted.")
+            self._window_began += self._monotonic() - before
+            secs -= part
+
+    def _hold_back(self, count: int) -> None:
+        now = self._monotonic()
         self._free_at = max(self._free_at, now) + count / self._limits.max_bytes_per_sec
         if self._free_at - now > LEAD_SECS:
-            self._pause(self._free_at - now)
+            self.rest(self._free_at - now)
 
     def hand_out(self, piece: memoryview) -> Iterator[memoryview]:
         """Yield a piece; the time until the next one is wanted isn't the server's."""
         before = self._monotonic()
         yield piece
         self._window_began += self._monotonic() - before
-
-    def check_deadline(self) -> None:
-        """Look at the whole time.
-
-        Raises:
-            RemoteError: DOWNLOAD_TOO_SLOW.
-        """
-        if self._monotonic() - self._began > self._limits.deadline_secs:
-            raise too_slow(f"the download took over {self._limits.deadline_secs:.0f} s")
 
 
 def too_slow(message: str) -> RemoteError:

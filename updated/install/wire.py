@@ -2,12 +2,15 @@
 
 httpx leaves the wire to httpcore, which reads 64 KiB at once. The backend here is httpcore's own with larger reads;
 pools, proxies, TLS and errors stay httpx's.
+
+A time-out of httpx is one of silence: a server that sends a byte of a head now and then is waited for without end. So
+whoever makes a request may give a watch along, which is asked before each wait and may end it.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import httpcore
@@ -15,6 +18,10 @@ import httpx
 
 READ_BYTES = 512 * 1024  # fewer calls, each of which would fetch the interpreter lock again from the decoders: measured
 
+FOREVER = 86400.0  # seconds, where there is no time-out
+WATCH = "watch"  # the name that a request's extensions have it by
+
+Watch = Callable[[float], float]  # takes how long is to be waited, returns for how much of it until the next look
 Options = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
 
 
@@ -25,11 +32,23 @@ class WideTransport(httpx.HTTPTransport):
         """Take the context for https and a proxy's URL, if there is one."""
         super().__init__(verify=context, proxy=proxy, trust_env=False)
         # httpcore takes its backend as an argument, which httpx doesn't pass on
-        self._pool._network_backend = _Backend()  # noqa: SLF001
+        self._backend = self._pool._network_backend = _Backend()  # noqa: SLF001
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; its watch sees to all that is read until the next one."""
+        self._backend.watch = request.extensions.get(WATCH, _no_watch)
+        return super().handle_request(request)
+
+
+def _no_watch(timeout: float) -> float:
+    return timeout
 
 
 class _Backend(httpcore.SyncBackend):
     """httpcore's backend, whose streams are ours."""
+
+    def __init__(self) -> None:
+        self.watch: Watch = _no_watch
 
     def connect_tcp(
         self,
@@ -39,17 +58,26 @@ class _Backend(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Options | None = None,
     ) -> httpcore.NetworkStream:
-        return _Stream(super().connect_tcp(host, port, timeout, local_address, socket_options))
+        self.watch(FOREVER if timeout is None else timeout)
+        return _Stream(super().connect_tcp(host, port, timeout, local_address, socket_options), self)
 
 
 class _Stream(httpcore.NetworkStream):
     """httpcore's stream; a read takes more than it is asked for."""
 
-    def __init__(self, stream: httpcore.NetworkStream) -> None:
-        self._stream = stream
+    def __init__(self, stream: httpcore.NetworkStream, backend: _Backend) -> None:
+        self._stream, self._backend = stream, backend  # a stream lives longer than a request and its watch
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max(max_bytes, READ_BYTES), timeout)
+        left = FOREVER if timeout is None else timeout
+        while True:
+            secs = self._backend.watch(left)
+            try:
+                return self._stream.read(max(max_bytes, READ_BYTES), secs)
+            except httpcore.ReadTimeout:
+                left -= secs
+                if left <= 0:
+                    raise
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, timeout)
@@ -60,7 +88,8 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout))
+        self._backend.watch(FOREVER if timeout is None else timeout)
+        return _Stream(self._stream.start_tls(ssl_context, server_hostname, timeout), self._backend)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 (httpcore's signature)
         return self._stream.get_extra_info(info)
