@@ -146,9 +146,8 @@ def fetch_packages(
     """
     if plan is None:
         return StagedPackages(None)  # and so there are no packages: select_packages refuses them
+    prepare_packages(packages, plan)
     staged = StagedPackages(plan.directory)
-    if plan.directory is not None:
-        _prepare(plan.directory, packages)
     try:
         for package in packages:
             file = _download(package, plan, staged, cancelled, observe)
@@ -160,8 +159,17 @@ def fetch_packages(
     return staged
 
 
-def _prepare(directory: Path, packages: Sequence[Package]) -> None:
-    """Make the directory if it is needed, remove what an install that was cut left there, look for room."""
+def prepare_packages(packages: Sequence[Package], plan: PackagePlan | None) -> None:
+    """Make the directory if it is needed, remove what an install that was cut left there, look for room.
+
+    Call it before the slot is touched, too: a host without room keeps the slot that it has.
+
+    Raises:
+        LocalError: DOWNLOAD_WRITE, NO_SPACE.
+    """
+    directory = plan.directory if plan is not None else None
+    if directory is None:
+        return
     try:
         if packages:
             directory.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ from updated.install.crew import Crew
 from updated.install.fetch import Source
 from updated.install.files import FileTarget
 from updated.install.kept import Keeper
-from updated.install.packages import PackagePlan, fetch_packages, select_packages
+from updated.install.packages import PackagePlan, fetch_packages, prepare_packages, select_packages
 from updated.install.plan import Plan
 from updated.install.planner import Planner, Work
 from updated.install.preflight import check_source, copy_slot, image_of, open_files, slot_partition
@@ -178,10 +178,11 @@ class _Install:
         root = slot_partition(manifest, request.file_targets)
         packages = select_packages(manifest.packages, request.packages)
         image = image_of(root.new)
+        written = -(-image.size // manifest.block_size) * manifest.block_size  # its last block is padded
         booted = boot.booted()
         slot = next(slot for slot in boot.slots() if slot.partuuid != booted.partuuid)
         with ExitStack() as stack:
-            target = stack.enter_context(open_target(boot, slot, needed=image.size, host=self._means.host))
+            target = stack.enter_context(open_target(boot, slot, needed=written, host=self._means.host))
             target.check_space(image.size)
             running = stack.enter_context(open_running(boot))
             check_source(manifest, root, running)
@@ -192,6 +193,7 @@ class _Install:
             plan = self._planner.plan(work)
             keeper = stack.enter_context(self._planner.keeper(work))
             files = open_files(manifest, request.file_targets, stack)
+            prepare_packages(packages, request.packages)
             boot.unmark(slot)
             if manifest.in_place and root.old is not None:
                 copy_slot(running, target, root.old.size)

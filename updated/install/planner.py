@@ -20,7 +20,7 @@ from updated.install.plan import Plan, plan_rest, plan_reuse, plan_whole
 from updated.install.reuse import Finder
 from updated.install.stream import Metadata, check_cancelled, fetch_file, fetch_metadata
 from updated.payload.framing import HEADER_BYTES, parse_header
-from updated.payload.index import KIND, Chunks, find_chunks, parse_index
+from updated.payload.index import KIND, Chunks, Index, find_chunks, parse_index
 from updated.payload.manifest import Manifest, Partition
 
 log = get_logger("install")
@@ -48,6 +48,7 @@ class _Fetched:
     """An index that is what was signed, and what it tells about."""
 
     raw: bytes
+    index: Index
     chunks: Chunks
 
 
@@ -101,7 +102,7 @@ class Planner:
             return plan_whole(work.manifest)
         found = journal.read() if journal is not None else None
         resumed = found if found is not None and found.is_of(self._checkpoint(work)) else None
-        index = self._index(metadata, work.root, kept=resumed is not None)
+        index = self._index(work, kept=resumed is not None)
         self._indexed = index is not None
         if journal is not None and resumed is None:
             journal.begin(self._checkpoint(work), metadata.raw, index.raw if index is not None else None)
@@ -140,30 +141,30 @@ class Planner:
     def _checkpoint(self, work: Work, operations: int = 0) -> Checkpoint:
         return Checkpoint(self._release, work.metadata.digest.hex(), work.partuuid, operations)
 
-    def _index(self, metadata: Metadata, root: Partition, *, kept: bool) -> _Fetched | None:
-        """Return the release's index, kept from before or fetched; None when there is none to be had."""
-        package = next((package for package in metadata.manifest.packages if package.kind == KIND), None)
+    def _index(self, work: Work, *, kept: bool) -> _Fetched | None:
+        """Return the release's index, kept from before or fetched; None when there is none to be had, or of no use."""
+        package = next((package for package in work.manifest.packages if package.kind == KIND), None)
         if package is None or self._packages is None:
             return None
-        chunks, raw = find_chunks(root), None
+        chunks, raw = find_chunks(work.root), None
         if package.size != chunks.index_size:
             return None
         if kept and self._journal is not None:
-            raw = self._journal.index_of(metadata.digest.hex(), package.size)
-        if raw is None:
-            try:
+            raw = self._journal.index_of(work.metadata.digest.hex(), package.size)
+        try:
+            if raw is None:
                 raw = fetch_file(self._packages.open_source(package.name, package.size), package.size, self._cancelled)
-            except (LocalError, RemoteError) as error:
-                log.warning("no-index", code=error.name, message=error.message, now="the whole payload is fetched")
-        if raw is not None and sha256(raw).digest() != package.sha256:
-            log.warning("no-index", message="it is not what was signed", now="the whole payload is fetched")
+            if sha256(raw).digest() != package.sha256:
+                log.warning("no-index", message="it is not what was signed", now="the whole payload is fetched")
+                return None
+            return _Fetched(raw, parse_index(raw, chunks, work.manifest.block_size), chunks)
+        except (LocalError, RemoteError, RefusedError) as error:  # it only saves downloads: no reason to fail
+            log.warning("no-index", code=error.name, message=error.message, now="the whole payload is fetched")
             return None
-        return None if raw is None else _Fetched(raw, chunks)
 
     def _plan_reuse(self, work: Work, fetched: _Fetched, *, resumed: bool) -> Plan | None:
         """Look for the new image's blocks on this host; None when nothing of use is found."""
-        block_size = work.manifest.block_size
-        finder = Finder(parse_index(fetched.raw, fetched.chunks, block_size), fetched.chunks, block_size)
+        finder = Finder(fetched.index, fetched.chunks, work.manifest.block_size)
 
         def going_on() -> None:
             check_cancelled(self._cancelled)

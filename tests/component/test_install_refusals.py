@@ -1,4 +1,7 @@
-"""Mirrors that lie in bytes which no signature covers yet: the next mirror is asked, and nothing of the lie is kept."""
+"""What an install makes of bytes that nothing vouches for yet, and what it looks at before it changes anything.
+
+A mirror that lies there is left for the next one, and nothing of its lies is kept.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,10 +23,14 @@ from tests.support.packages import tiny
 from tests.support.releases import SLOT_BYTES, Workshop
 from updated.errors import ErrorCode, LocalError, Retry, UpdateError
 from updated.install.checkpoint import Journal
+from updated.install.fetch import FileSource
+from updated.install.packages import PackagePlan
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import Header, encode_header, parse_header
+from updated.payload.index import encode_index
 from updated.payload.limits import LIMITS
 from updated.payload.manifest import OpType
+from updated.release.packages import PackageFile
 
 MIB = 1024 * 1024
 
@@ -146,3 +154,38 @@ def test_kernel_has_a_bound_of_its_own(
         patch.setattr(os, "fstatvfs", full_below("vmlinuz-b"))
         refused(host, payload, ours(workshop), ErrorCode.NO_SPACE, **at)
     assert not list(tmp_path.glob("vmlinuz-b*"))
+
+
+def test_packages_without_room_leave_the_slot_as_it_is(tmp_path: Path, host: Host, workshop: Workshop) -> None:
+    """Room for packages is looked for before anything of the payload is fetched, while slot B can still boot."""
+    payload = payload_of(workshop, tmp_path, packages=(PackageFile(tiny(tmp_path, "oem.raw", 70_000)),))
+    plan = PackagePlan(lambda name, _size: FileSource(tmp_path / name), tmp_path / "packages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=1, f_frsize=4096))
+        refused(host, payload, ours(workshop), ErrorCode.NO_SPACE, packages=plan)
+
+
+def test_last_block_has_to_fit_into_the_slot(tmp_path: Path, workshop: Workshop) -> None:
+    """An image is written in whole blocks: one that fills a slot of no whole number of them is refused at once."""
+    size = SLOT_BYTES + 512
+    host, odd = Host(tmp_path, None, size), tmp_path / "odd.img"
+    with odd.open("wb") as image:
+        image.truncate(size)
+    assert host.slot("B").size == size
+    refused(host, payload_of(workshop, tmp_path, image=odd), ours(workshop), ErrorCode.TARGET_TOO_SMALL)
+
+
+def test_signed_index_that_nobody_can_read_is_done_without(
+    tmp_path: Path, host: Host, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index of a later format saves no download, and is no reason to refuse a release."""
+
+    def later(described: Any, block_size: int) -> bytes:
+        raw = bytearray(encode_index(described, block_size))
+        raw[4] += 1  # its version
+        return bytes(raw)
+
+    monkeypatch.setattr("updated.release.build.encode_index", later)
+    plan = PackagePlan(lambda name, _size: FileSource(tmp_path / name))
+    done = host.install(payload_of(workshop, tmp_path), ours(workshop), packages=plan)
+    assert (done.bytes_reused, host.content("B")) == (0, workshop.image("1.1.0").read_bytes())
