@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support import crau
 from tests.support.agent_bench import Bench
 from tests.support.processes import run_tool
+from updated.errors import ErrorCode, RefusedError
+from updated.install.keys import read_keyring
 from updated.release.sign import keygen
 
 SIZES = (2048, 3072, 4096)
@@ -188,3 +193,42 @@ def test_host_whose_keys_are_all_revoked_installs_nothing(bench: Bench, keys: Ke
     keys.trust(trusted / "revoked", "2048", "3072")
     publish(bench, keys, 2, "2048", "3072")
     bench.refused(3, "key-revoked")
+
+
+@pytest.mark.parametrize("what", ["a file", "a link to nowhere", "a folder as key", "a key that is none"])
+def test_revocations_that_cannot_be_read_fail_closed(tmp_path: Path, keys: Keys, what: str) -> None:
+    """Whatever is in the place of `revoked`: unless it isn't there at all, it is read whole or no key is believed."""
+    keys.trust(tmp_path, "2048-a")
+    assert [key.name for key in read_keyring(tmp_path).keys] == ["2048-a.pem"]
+    revoked = tmp_path / "revoked"
+    if what == "a file":
+        shutil.copy(keys.public("2048-a"), revoked)
+    elif what == "a link to nowhere":
+        revoked.symlink_to(tmp_path / "unmounted")
+    elif what == "a folder as key":
+        (revoked / "a.pem").mkdir(parents=True)
+    else:
+        revoked.mkdir()
+        (revoked / "a.pem").write_text("nothing")
+    with pytest.raises(RefusedError) as caught:
+        read_keyring(tmp_path)
+    assert caught.value.code is ErrorCode.KEY_UNREADABLE
+
+
+def test_revocations_that_cannot_be_listed_fail_closed(
+    tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `revoked` that may not be listed isn't an empty one."""
+    keys.trust(tmp_path, "2048-a")
+    (tmp_path / "revoked").mkdir()
+    honest = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path).name == "revoked":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return honest(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(RefusedError) as caught:
+        read_keyring(tmp_path)
+    assert caught.value.code is ErrorCode.KEY_UNREADABLE

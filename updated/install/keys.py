@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from updated.common.durable import read_bounded
@@ -21,14 +22,33 @@ def read_keyring(directory: Path) -> Keyring:
 
 
 def _read_pems(directory: Path) -> dict[str, bytes]:
-    found = {}
-    for path in sorted(directory.glob("*.pem")):
-        try:
-            found[path.name] = read_bounded(path, KEY_LIMIT)
-        except (OSError, ValueError) as error:
-            raise RefusedError(
-                ErrorCode.KEY_UNREADABLE,
-                f"the key {path} can't be read: {error}",
-                hint="Make it readable to root, or remove it if it isn't a trusted key.",
-            ) from error
+    """Read a directory's keys; only one that isn't there at all has none: revoked keys that can't be read stay revoked.
+
+    Path.glob would find nothing in a directory that can't be listed.
+    """
+    path = directory
+    try:
+        if not _is_there(directory):
+            return {}
+        with os.scandir(directory) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.endswith(".pem"))
+        found = {}
+        for name in names:
+            path = directory / name
+            found[name] = read_bounded(path, KEY_LIMIT)
+    except (OSError, ValueError) as error:
+        raise RefusedError(
+            ErrorCode.KEY_UNREADABLE,
+            f"{path} can't be read, and it has keys: {error}",
+            hint="Make it readable to root, or remove it if it has no trusted or revoked key.",
+        ) from error
     return found
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether there is anything of this name, be it a link to nowhere."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
