@@ -12,7 +12,7 @@ from typing import Protocol
 from updated.install.medium import aligned_buffer
 from updated.install.operations import Readable
 
-PIECE = 2 * 1024 * 1024  # bytes of a seed that are read at once: several chunks, for one that goes beyond isn't tried whole
+PIECE = 2 * 1024 * 1024  # bytes of a seed read at once: several chunks, for one that goes beyond isn't tried whole
 ZERO_PIECE = bytes(PIECE)
 LOOKERS = 2  # while one waits for the medium or hashes, the other looks up
 
