@@ -24,6 +24,7 @@ logger = get_logger("etcd")
 
 API_PREFIXES = ("/v3", "/v3beta", "/v3alpha")  # etcd 3.4 and later, 3.3, 3.2
 LINE_LIMIT = 1024 * 1024  # bytes of one line of a watch
+OLD_TOKEN = b"revision of auth store is old"  # what a JWT is told, with 400, once etcd's users have changed
 NO_CHANGE_HINT = "Until etcd answers, this host doesn't reboot. `etcdctl endpoint status` shows how the members are."
 CN_TRAP = (
     "etcd's gateway refuses client certificates that have a common name while authentication is on: issue one whose "
@@ -42,6 +43,10 @@ class EtcdOptions:
     username: str = ""
     password: str = ""
     request_timeout_secs: float = 5.0
+
+
+# OSError: a TLS alert after the handshake; ValueError: a host name that IDNA doesn't allow
+_SENDING_ERRORS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError)
 
 
 class _EndpointError(Exception):
@@ -148,7 +153,7 @@ class EtcdClient:
                 if answer.status_code == httpx.codes.UNAUTHORIZED:
                     self._token = ""  # the look that comes next gets a new one
                 return answer.status_code == httpx.codes.OK and await _first_event(answer)
-        except (httpx.HTTPError, OSError, codec.AnswerError) as error:
+        except _SENDING_ERRORS as error:  # what isn't etcd's answer is a ValueError too
             logger.debug("watch-broke", endpoint=endpoint, error=str(error))
             return False
 
@@ -175,7 +180,7 @@ class EtcdClient:
         renewed = False
         for prefix in (self._prefix, *(other for other in API_PREFIXES if other != self._prefix)):
             status, body = await self._send(endpoint + prefix + path, request)
-            if status == httpx.codes.UNAUTHORIZED and self._options.username and not renewed:
+            if _is_token_over(status, body) and self._options.username and not renewed:
                 renewed = True
                 await self._authenticate(endpoint)
                 status, body = await self._send(endpoint + prefix + path, request)
@@ -209,7 +214,7 @@ class EtcdClient:
                 self._http.stream("POST", url, json=request, headers=self._headers()) as answer,
             ):
                 return answer.status_code, await _bounded(answer)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # OSError: a TLS alert after the handshake
+        except _SENDING_ERRORS as error:
             raise _EndpointError(str(error) or type(error).__name__) from error
 
     def _headers(self) -> dict[str, str]:
@@ -259,6 +264,11 @@ async def _first_event(answer: httpx.Response) -> bool:
             if found or found is None:
                 return bool(found)
     return False
+
+
+def _is_token_over(status: int, body: bytes) -> bool:
+    """Tell whether another token may be let in."""
+    return status == httpx.codes.UNAUTHORIZED or (status == httpx.codes.BAD_REQUEST and OLD_TOKEN in body)
 
 
 def _accepted(status: int, body: bytes) -> bytes:

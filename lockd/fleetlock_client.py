@@ -78,7 +78,7 @@ class FleetLockClient:
                 if answer.status_code == httpx.codes.OK:
                     return None
                 return codec.read_refusal(answer.status_code, await _bounded(answer))
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # ValueError: IDNA
             raise self._unreachable(f"doesn't answer: {str(error) or type(error).__name__}") from error
 
     def _refused(self, refusal: codec.Refusal) -> RefusedError | RemoteError:

@@ -75,6 +75,22 @@ async def test_no_endpoint_left_is_told_with_each_reason() -> None:
     assert f"{broken}: HTTP 500: oops" in caught.value.message
 
 
+@pytest.mark.parametrize("host", ["xn--", "xn--a", "é..", "a" * 64, "1.2.3.4.5.é", "\u2488com"])
+async def test_endpoint_with_a_name_that_no_host_has_is_passed_over(etcd: Etcd, host: str) -> None:
+    """A name that can't be looked up can't serve: the next endpoint is asked, and alone it is told of; a watch ends."""
+    request = codec.watch("/names", start_revision=1, deletes_only=False)
+    async with client(f"http://{host}:1", etcd.endpoint) as found:
+        await put(found, "/names")
+        found._endpoints.reverse()
+        async with asyncio.timeout(30):
+            await found.watch(request, 600)
+    async with client(f"http://{host}:1") as found:
+        with pytest.raises(RemoteError) as caught:
+            await put(found, "/names")
+        await found.watch(request, 0.1)
+    assert caught.value.code is ErrorCode.ETCD_UNREACHABLE
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"header":{"revision":"3"},"succeeded":true}'])
 async def test_answer_that_makes_no_sense_is_an_error(body: bytes) -> None:
     """A 200 from something that isn't etcd grants nothing."""

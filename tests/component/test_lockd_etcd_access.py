@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from lockd import etcd as etcd_room
 from lockd import etcd_codec as codec
@@ -79,7 +81,7 @@ async def put(found: EtcdClient, key: str) -> int:
     return (await found.txn([], [codec.put(key, b"x")])).revision
 
 
-def tell(endpoint: str, path: str, body: dict[str, Any], context: ssl.SSLContext) -> dict[str, Any]:
+def tell(endpoint: str, path: str, body: dict[str, Any], context: ssl.SSLContext | None) -> dict[str, Any]:
     """Send a request as anybody could; return the answer."""
     request = urllib.request.Request(f"{endpoint}/v3/{path}", json.dumps(body).encode())
     with urllib.request.urlopen(request, timeout=10, context=context) as answer:
@@ -99,7 +101,7 @@ def ask(endpoint: str, path: str, body: dict[str, Any], context: ssl.SSLContext 
             return error.code
 
 
-def enable_users(endpoint: str, context: ssl.SSLContext) -> None:
+def enable_users(endpoint: str, context: ssl.SSLContext | None) -> None:
     """Turn authentication on, with root and with a user who may touch what is below /lockd/ only."""
     ranged = {"permType": "READWRITE", "key": "L2xvY2tkLw==", "range_end": "L2xvY2tkMA=="}
     for path, body in (
@@ -144,6 +146,31 @@ async def test_users_on_mutual_tls(authority: Authority, tmp_path: Path) -> None
             before = found.requests
             assert await put(found, "/lockd/b") > 0
             assert found.requests == before + 3  # refused, a new token, and again
+
+
+async def test_token_outlives_a_change_of_users(tmp_path: Path) -> None:
+    """A JWT is of one revision of etcd's users: after any change of theirs a new one is got, within the request."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    private, public = tmp_path / "jwt.key", tmp_path / "jwt.pub"
+    form = serialization.PrivateFormat.TraditionalOpenSSL
+    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()))
+    public.write_bytes(
+        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    sign = f"jwt,pub-key={public},priv-key={private},sign-method=RS256,ttl=1h"
+    with Etcd(tmp_path / "etcd", "--auth-token", sign) as guarded:
+        enable_users(guarded.endpoint, None)
+        root = {"name": "root", "password": "right"}
+        async with client(guarded.endpoint, user=("lockd", "secret")) as found:
+            assert await put(found, "/lockd/a") > 0
+            token = tell(guarded.endpoint, "auth/authenticate", root, None)["token"]
+            zoe = {"name": "zoe", "password": "x"}
+            assert ask(guarded.endpoint, "auth/user/add", zoe, None, token) == 200
+            before = found.requests
+            assert await put(found, "/lockd/b") > 0
+            assert found.requests == before + 3  # refused, a new token, and again
+            with pytest.raises(RefusedError):
+                await put(found, "/elsewhere")
 
 
 async def test_each_prefix_of_a_real_gateway(etcd: Etcd, monkeypatch: pytest.MonkeyPatch) -> None:
