@@ -7,6 +7,7 @@ good is forgotten, by etcd's clock and nobody else's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -59,7 +60,8 @@ class Registry:
         Raises:
             LockdError: etcd can't be reached or understood.
         """
-        return _Leases(await self._client.grant_lease(self._known_secs), await self._client.grant_lease(UP_SECS))
+        up = await self._client.grant_lease(UP_SECS)  # first: alone it is gone in minutes
+        return _Leases(await self._client.grant_lease(self._known_secs), up)
 
     async def write(self, machine: Machine, leases: _Leases) -> None:
         """Write a machine's description, and that it is up.
@@ -92,16 +94,24 @@ class Registrar:
         self._leases: _Leases | None = None
         self._told: Machine | None = None
         self._wrote_at = self._said_at = 0.0  # monotonic
+        self._failing = False
 
     async def run(self) -> None:
         """Go on until cancelled; what fails is tried again at the next turn."""
         while True:
             try:
                 await self.turn()
+                self._failing = False
             except LockdError as error:
-                self._leases = None
-                logger.debug("register-failed", error=error.message)
+                self._note(error)
             await self._clock.sleep(TURN_SECS)
+
+    def _note(self, error: LockdError) -> None:
+        """Tell what failed, once; the leases stay, for new ones each minute would pile up in etcd for weeks."""
+        self._said_at = -math.inf  # whether they are still there is asked before they are used again
+        log = logger.debug if self._failing else logger.warning
+        log("register-failed", error=error.message, hint=error.hint)
+        self._failing = True
 
     async def turn(self) -> None:
         """Write what changed, or say that the machine is up, when it is time.
@@ -117,7 +127,7 @@ class Registrar:
         if self._leases and machine == self._told and now - self._wrote_at < WRITE_SECS:
             return
         if self._leases is None:
-            self._leases = await self._registry.lease()
+            self._leases, self._told = await self._registry.lease(), None  # until the entry is on them
             self._said_at = now
         await self._registry.write(replace(machine, seen=rfc3339(self._clock.now())), self._leases)
         self._told, self._wrote_at = machine, now

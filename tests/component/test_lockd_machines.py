@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from lockd import etcd_codec as codec
+from lockd import registry as registry_room
+from lockd.errors import ErrorCode, RefusedError
 from lockd.etcd import EtcdClient, EtcdOptions, open_etcd
 from lockd.machines import Machine
-from lockd.registry import SAY_SECS, WRITE_SECS, Registrar, Registry
+from lockd.registry import SAY_SECS, TURN_SECS, WRITE_SECS, Registrar, Registry
 from lockd.semaphore import Identity, Semaphore
 from lockd.store import EtcdStore
 from lockd.tickets import Phase
@@ -102,6 +106,49 @@ async def test_lost_lease_is_made_again(client: EtcdClient, group: str) -> None:
     clock.advance(SAY_SECS)
     await registrar.turn()
     assert [known.up for known in await registry(client, group).read()] == [True]
+
+
+async def test_refused_write_makes_no_more_leases(
+    client: EtcdClient, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A role that may not write the entry is warned of once, and doesn't fill etcd with leases of a month."""
+    warned: list[str] = []
+    monkeypatch.setattr(registry_room.logger, "warning", lambda event, **_: warned.append(event))
+    clock, real = MovingClock(), client.txn
+    describing = Registrar(registry(client, group), clock, partial(Machine, "m1"))
+
+    async def refuse(*_: object) -> None:
+        raise RefusedError(ErrorCode.ETCD_AUTH, "permission denied", hint="grant it")
+
+    monkeypatch.setattr(client, "txn", refuse)
+    before = await leases(client)
+    await turns(describing, clock, 20)
+    assert (await leases(client) - before, warned) == (2, ["register-failed"])
+    monkeypatch.setattr(client, "txn", real)
+    await turns(describing, clock, 2)
+    (known,) = await registry(client, group).read()
+    assert (known.machine.machine_id, await leases(client) - before) == ("m1", 2)
+    monkeypatch.setattr(client, "txn", refuse)
+    await client._post("/lease/revoke", {"ID": str(describing._leases.known)})  # type: ignore[union-attr]
+    await turns(describing, clock, 80)
+    assert warned == ["register-failed"] * 2  # it had gone well in between
+    monkeypatch.setattr(client, "txn", real)
+    await turns(describing, clock, 2)
+    assert [known.up for known in await registry(client, group).read()] == [True]
+
+
+async def turns(registrar: Registrar, clock: MovingClock, count: int) -> None:
+    """Let it run for so many turns."""
+    running = asyncio.create_task(registrar.run())
+    end = clock.now() + timedelta(seconds=count * TURN_SECS)
+    while clock.now() < end:
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def leases(client: EtcdClient) -> int:
+    return len(json.loads(await client._post("/lease/leases", {})).get("leases", []))
 
 
 async def test_damaged_entry_is_shown_as_such(client: EtcdClient, group: str) -> None:
