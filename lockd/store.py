@@ -23,6 +23,7 @@ from lockd import etcd_codec as codec
 from lockd.errors import ErrorCode, RefusedError
 from lockd.etcd import EtcdClient
 from lockd.tickets import (
+    NAME,
     Claim,
     DamagedError,
     Group,
@@ -41,6 +42,7 @@ from lockd.tickets import (
 
 NOBODY = 1  # a horizon below every number that a ticket can have
 FRONT = 32  # waiters at the front of the queue that a host looks at: that many can be granted slots at once
+NO_LEASE = "a waiting ticket without a lease, which would wait forever"
 UNLOCKS_LIMIT = 200  # records of forced unlocks that are kept
 
 
@@ -253,11 +255,18 @@ class EtcdStore:
         return await self._if_same(ticket, *operations)
 
     async def put_settings(self, seen: Group, settings: GroupSettings) -> bool:
-        """Write the settings' document."""
-        answer = await self._client.txn(
-            [codec.compare(self._settings_key, "MOD", seen.settings.revision)],
-            [codec.put(self._settings_key, encode_settings(settings))],
-        )
+        """Write the settings' document; an interval that runs and was longer ends when the new one would."""
+        compares = [codec.compare(self._settings_key, "MOD", seen.settings.revision)]
+        operations = [codec.put(self._settings_key, encode_settings(settings))]
+        if settings.min_interval_secs < seen.settings.min_interval_secs:
+            if not seen.recent:  # nor may one have begun meanwhile
+                compares.append(codec.compare(self._interval_key, "CREATE", 0))
+            elif not settings.min_interval_secs:
+                operations.append(codec.delete(self._interval_key))
+            else:  # from now on: how long ago the last grant was nobody knows
+                lease = await self._client.grant_lease(settings.min_interval_secs)
+                operations.append(codec.put(self._interval_key, seen.recent.encode(), lease))
+        answer = await self._client.txn(compares, operations)
         return answer.succeeded
 
     async def keep(self, ticket: Ticket) -> bool:
@@ -320,6 +329,10 @@ class EtcdStore:
     def _named(self, pair: codec.KeyValue) -> Ticket:
         """Return the ticket of a waiter of whom only the key was read."""
         claim = Claim(pair.key.removeprefix(self._queue_key), Phase.WAITING, boot_id="")
+        if not NAME.fullmatch(claim.machine_id):
+            claim = _damaged(claim, "the key's name is no machine id")
+        elif pair.lease == 0:
+            claim = _damaged(claim, NO_LEASE)
         return Ticket(claim, pair.create_revision, pair.mod_revision, pair.lease, in_queue=True)
 
     def _parse_ticket(self, pair: codec.KeyValue) -> Ticket:
@@ -328,7 +341,7 @@ class EtcdStore:
         if in_queue != (claim.phase is Phase.WAITING):
             claim = _damaged(claim, f"the ticket is {claim.phase.value}, and not where such tickets are")
         elif in_queue and pair.lease == 0:  # a waiter that would never leave the queue isn't one of ours
-            claim = _damaged(claim, "a waiting ticket without a lease")
+            claim = _damaged(claim, NO_LEASE)
         number = claim.number if 0 < claim.number <= pair.create_revision else pair.create_revision
         return Ticket(claim, number, pair.mod_revision, pair.lease, in_queue)
 

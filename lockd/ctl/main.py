@@ -60,6 +60,11 @@ def _parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.command == "set-policy" and arguments.min_interval_secs is None and arguments.overdue is None:
         parser.error("set-policy needs --min-interval-secs or --overdue")
+    if arguments.command == "unlock" and arguments.id is not None and not arguments.force:
+        try:
+            _machine_id(arguments.id)
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"{error}; a damaged ticket of another name needs --force")
     return arguments
 
 
@@ -85,7 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     lock = add("lock", "take a slot by hand, for this machine or another", "lock web-7")
     lock.add_argument("id", nargs="?", type=_machine_id, metavar="ID", help="machine id (default: this machine's)")
     unlock = add("unlock", "give a slot back by hand", "unlock web-7 --force --reason 'its disk is gone'")
-    unlock.add_argument("id", nargs="?", type=_machine_id, metavar="ID", help="machine id (default: this machine's)")
+    unlock.add_argument(
+        "id", nargs="?", type=_name, metavar="ID",
+        help="machine id (default: this machine's); with --force any name that `status` shows",
+    )  # fmt: skip
     unlock.add_argument(
         "--force", action="store_true", help="even if the machine may be down or unwell; it is recorded"
     )
@@ -146,6 +154,15 @@ def _machine_id(text: str) -> str:
     if not NAME.fullmatch(text):
         problem = f"{text!r} is no machine id: 1 to 64 letters, digits, dots, dashes or underscores"
         raise argparse.ArgumentTypeError(problem)
+    return text
+
+
+def _name(text: str) -> str:
+    """Return a name that a key can have: what isn't a machine id may be a damaged ticket's."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError("that is no UTF-8") from error
     return text
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lockd.tickets import printable
+from lockd.tickets import Phase, printable
 from updated.common import cli
 
 Document = Mapping[str, Any]
+REMOVE = "A damaged ticket holds a slot. Once its machine is known to be up: lockctl unlock ID --force --reason WHY"
 UNLOCKS = 5  # how many `status` shows to people; --json has all
 
 
@@ -31,6 +32,8 @@ def group_lines(document: Document) -> str:
     lines = [table(rows)]
     if document["holders"] or document["waiting"]:
         lines += ["", _ticket_lines([*document["holders"], *document["waiting"]])]
+    if any(ticket["phase"] == Phase.DAMAGED.value for ticket in document["holders"]):
+        lines += ["", REMOVE]
     if document["unlocks"]:
         lines += ["", unlock_lines(document["unlocks"])]
     return "\n".join(lines)
@@ -61,8 +64,15 @@ def _ticket_lines(tickets: Sequence[Document]) -> str:
 
 def unlock_lines(unlocks: Sequence[Document]) -> str:
     """Lay out the latest records of forced unlocks."""
-    rows = [(one["at"], one["id"], f"{one['phase']} since {one['since']}", one["by"], one["reason"]) for one in unlocks]
+    rows = [
+        (one["at"], one["id"], phase_since(one["phase"], one["since"]), one["by"], one["reason"]) for one in unlocks
+    ]
     return table(rows[:UNLOCKS], ("UNLOCKED AT", "MACHINE", "WAS", "BY", "WHY"))
+
+
+def phase_since(phase: str, since: str | None) -> str:
+    """Say in which phase a ticket was, and since when if that is known."""
+    return f"{phase} since {since}" if since else phase
 
 
 def machines_lines(machines: Sequence[Document]) -> str:

@@ -14,7 +14,7 @@ from lockd.errors import ErrorCode, RefusedError
 from lockd.machines import Known
 from lockd.semaphore import Semaphore
 from lockd.status import group_document, machines_document
-from lockd.tickets import share_of
+from lockd.tickets import printable, share_of
 from lockd.wiring import make_registry, require_semaphore
 from updated.common import cli
 from updated.common.clock import SystemClock
@@ -71,10 +71,10 @@ async def _lock(semaphore: Semaphore, settings: Settings, arguments: argparse.Na
 
 
 async def _unlock(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
-    machine_id = arguments.id or semaphore.identity.machine_id
+    machine_id = semaphore.identity.machine_id if arguments.id is None else arguments.id
     ticket = await semaphore.unlock_by_hand(machine_id, force=arguments.force, by=_operator(), reason=arguments.reason)
-    text = f"{machine_id} ({ticket.claim.phase.value} since {ticket.claim.since}) has no ticket any more."
-    return await _done(text, semaphore, settings, arguments)
+    was = show.phase_since(ticket.claim.phase.value, ticket.claim.since)
+    return await _done(printable(f"{machine_id} ({was}) has no ticket any more."), semaphore, settings, arguments)
 
 
 async def _set_max(semaphore: Semaphore, settings: Settings, arguments: argparse.Namespace) -> int:
