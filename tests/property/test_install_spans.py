@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -66,3 +67,31 @@ def test_what_is_wanted_comes_whatever_the_pieces(bounds: list[int], step: int) 
     wanted = Wanted(listed)
     found = b"".join(bytes(piece) for at in range(0, 401, step) for piece in wanted.feed(at, data[at : at + step]))
     assert found == b"".join(data[span.begin : span.end] for span in listed)
+
+
+def test_size_that_is_told_again_and_again_is_cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part of an answer tells the file's size: no look at it goes through all that is wanted."""
+    wanted = Wanted([Span(at, at + 1) for at in range(0, 2000, 2)])
+    looks, get = [], Spans.__getitem__
+    monkeypatch.setattr(Spans, "__getitem__", lambda spans, at: looks.append(at) or get(spans, at))
+    for _ in range(100):
+        wanted.end_at(5000)
+    wanted.end_at(4000)
+    assert len(looks) <= 4
+    with pytest.raises(ValueError, match="1999"):
+        wanted.end_at(1998)
+
+
+@given(BOUNDS, st.integers(0, 25_000))
+def test_size_ends_the_span_that_has_no_end(bounds: list[int], size: int) -> None:
+    """A size behind all that is wanted ends the last span; a smaller one is refused."""
+    listed = spans_of(bounds)
+    wanted = Wanted(listed)
+    most = max((span.begin if span.end is None else span.end for span in listed), default=0)
+    if size < most:
+        with pytest.raises(ValueError, match="wanted"):
+            wanted.end_at(size)
+        return
+    wanted.end_at(size)
+    ended = [Span(span.begin, size if span.end is None else span.end) for span in listed]
+    assert list(wanted.rest()) == [span for span in ended if span.begin != span.end]

@@ -61,6 +61,11 @@ class Spans(Sequence[Span]):
             self._begins.append(begin)
             self._ends.append(end)
 
+    def end_at(self, end: int) -> None:
+        """Give the last one an end, if it has none."""
+        if self and self._ends[-1] == OPEN:
+            self._ends[-1] = end
+
     def starting_at(self, begin: int) -> Spans:
         """Return the same, but the first one begins here."""
         cut = Spans()
@@ -127,6 +132,7 @@ class Wanted:
         self._spans = Spans(span for span in spans if span.end is None or span.begin < span.end)
         self._first = 0
         self._at = self._spans[0].begin if self._spans else 0
+        self._size: int | None = None  # of the file, once it was told
 
     @property
     def done(self) -> bool:
@@ -143,9 +149,13 @@ class Wanted:
         Raises:
             ValueError: something is wanted behind it.
         """
-        if any(max(span.begin, span.end or 0) > size for span in self._spans):
-            raise ValueError(f"bytes are wanted up to {max(span.end or span.begin for span in self._spans)}")
-        self._spans = Spans(Span(span.begin, size) if span.end is None else span for span in self._spans)
+        if size == self._size or not self._spans:
+            return  # each part of an answer tells it again
+        last = self._spans[-1]  # they ascend: none goes further, and no other is without an end
+        if (most := last.begin if last.end is None else last.end) > size:
+            raise ValueError(f"bytes are wanted up to {most}")
+        self._size = size
+        self._spans.end_at(size)
         self._skip_ended()
 
     def feed(self, at: int, data: bytes | memoryview) -> Iterator[memoryview]:
