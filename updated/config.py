@@ -54,6 +54,7 @@ class DownloadSettings:
 
     user: str = ""
     password: str = ""
+    credential_hosts: tuple[str, ...] = ()  # that these two are sent to, besides server.url's
     deadline_secs: float = 21600.0  # 6 hours
     min_bytes_per_sec: int = 1024
     max_bytes_per_sec: int = 0  # 0: as fast as it comes
@@ -177,9 +178,22 @@ def _check(settings: Settings) -> None:
         raise _bad(f"packages.dir must have {{slot}} in it, for each slot has its own, not {settings.packages.dir}")
     if settings.health.interval_secs <= 0:
         raise _bad("health.interval_secs must be above 0")
+    _check_download(settings.download)
     url = settings.server.url
     if url and url != "disabled" and not url.startswith(("http://", "https://")):
         raise _bad(f"server.url must begin with https:// or http://, or be `disabled`, not {url!r}")
+
+
+def _check_download(download: DownloadSettings) -> None:
+    least, most = download.min_bytes_per_sec, download.max_bytes_per_sec
+    if 0 < most < least:
+        raise _bad(
+            f"download.max_bytes_per_sec must be 0 or no less than download.min_bytes_per_sec ({least}), not {most}"
+        )
+    for host in download.credential_hosts:
+        # a name with more around it would never be met, in silence; two colons are an IPv6 address
+        if not host or host.count(":") == 1 or any(char in "/@*[]" or char.isspace() for char in host):
+            raise _bad(f"download.credential_hosts must be names of hosts without scheme, port and path, not {host!r}")
 
 
 def _bad(message: str) -> LocalError:

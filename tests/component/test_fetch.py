@@ -14,7 +14,7 @@ from tests.support.lying_server import Lie, LyingServer
 from tests.support.moving_clock import MovingClock
 from updated.errors import ErrorCode, RemoteError, Retry
 from updated.install.effort import Effort
-from updated.install.fetch import MOST_REQUESTS, HttpSource, make_http
+from updated.install.fetch import MOST_REQUESTS, Credentials, HttpSource, make_http
 from updated.install.pace import FetchLimits
 from updated.install.ranges import Span
 
@@ -177,9 +177,12 @@ def test_a_slow_medium_is_not_the_servers_fault() -> None:
     assert came == BODY
 
 
+CREDENTIALS = Credentials("user", "secret", frozenset({"127.0.0.1"}))
+
+
 def test_password_is_never_sent_in_the_clear() -> None:
     """User and password go to https only."""
-    with LyingServer(BODY) as server, make_http(credentials=("user", "secret")) as http:
+    with LyingServer(BODY) as server, make_http(credentials=CREDENTIALS) as http:
         b"".join(HttpSource([server.url + "/x"], http=http, expected_size=len(BODY)).read([Span(0)]))
         assert not any(name.lower() == "authorization" for name in server.headers[0])
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
 from updated.config import Settings
 from updated.install.effort import Effort
-from updated.install.fetch import HttpSource, make_http
+from updated.install.fetch import Credentials, HttpSource, make_http
 from updated.install.pace import FetchLimits
 
 
@@ -20,13 +21,21 @@ def open_http(settings: Settings, *, anonymous: bool = False) -> httpx.Client:
     Raises:
         LocalError: CONFIG.
     """
-    server, download = settings.server, settings.download
+    server = settings.server
     return make_http(
         ca_file=server.ca_file,
         proxy=server.proxy,
         timeout_secs=server.timeout_secs,
-        credentials=(download.user, download.password) if download.user and not anonymous else None,
+        credentials=None if anonymous else _credentials(settings),
     )
+
+
+def _credentials(settings: Settings) -> Credentials | None:
+    """Return user and password for the hosts that the settings name; an answer that nobody signed can't add one."""
+    download, hosts = settings.download, {host.lower() for host in settings.download.credential_hosts}
+    with suppress(ValueError):  # a server.url that is none is reported where it is asked
+        hosts.add(urlsplit(settings.server.url).hostname or "")
+    return Credentials(download.user, download.password, frozenset(hosts - {""})) if download.user else None
 
 
 def open_effort(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -76,12 +77,27 @@ class FileSource:
             ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user, a password, and the hosts that they are for: who names a mirror must not get them by that."""
+
+    user: str
+    password: str
+    hosts: frozenset[str]  # in lower case
+
+
 class HttpsOnlyAuth(httpx.BasicAuth):
-    """User and password, sent over https and never in the clear (update_engine's rule)."""
+    """User and password, sent to their hosts, over https and never in the clear (update_engine's rule)."""
+
+    def __init__(self, credentials: Credentials) -> None:
+        super().__init__(credentials.user, credentials.password)
+        self._hosts = credentials.hosts
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Add the header where it is safe."""
-        if request.url.scheme == "https":
+        url = request.url
+        names = {url.host, url.raw_host.decode("ascii")}  # they differ where it isn't written in ASCII
+        if url.scheme == "https" and names & self._hosts:
             yield from super().auth_flow(request)
         else:
             yield request
@@ -92,7 +108,7 @@ def make_http(
     ca_file: Path | None = None,
     proxy: str | None = None,
     timeout_secs: float = 30.0,
-    credentials: tuple[str, str] | None = None,
+    credentials: Credentials | None = None,
 ) -> httpx.Client:
     """Return a client that follows no redirect, knows no proxy but the configured one, and trusts `ca_file` alone.
 
@@ -107,7 +123,7 @@ def make_http(
         ) from error
     return httpx.Client(
         transport=WideTransport(verify, proxy), timeout=timeout_secs, trust_env=False, follow_redirects=False,
-        auth=HttpsOnlyAuth(*credentials) if credentials else None,
+        auth=HttpsOnlyAuth(credentials) if credentials else None,
         headers={"Accept-Encoding": "identity", "User-Agent": "updated"},
     )  # fmt: skip
 
