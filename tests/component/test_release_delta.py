@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,9 +22,11 @@ from tests.support.processes import run_tool
 from tests.support.releases import PRODUCT, SLOT_BYTES, Workshop
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install.keys import read_keyring
+from updated.release import delta as made
 from updated.release.build import BuildRequest, build
 from updated.release.delta import make_delta
 from updated.release.delta_plan import make_plan
+from updated.release.ext4 import file_blocks
 from updated.release.extract import extract
 
 BLOCK = 4096
@@ -181,3 +185,36 @@ def test_inspect_tells_of_a_delta(tmp_path: Path, workshop: Workshop) -> None:
     shown = json.loads(run_tool("update-payload", "inspect", payload, "--json").stdout)["partitions"][0]
     assert shown["old_sha256"] == make_plan(old, new).old_sha256.hex()
     assert shown["operations"]["SOURCE_COPY"]["count"] >= 1
+
+
+def test_delta_from_an_image_that_was_cut_off(tmp_path: Path, workshop: Workshop) -> None:
+    """What the files of the old image have beyond its end isn't read: hosts would refuse the delta."""
+    trees_of: dict[str, Path] = {}
+    for name, change in (("old", 0), ("new", 1)):
+        trees_of[name] = tmp_path / name
+        trees_of[name].mkdir()
+        for number in range(4):
+            body = bytearray(random.Random(number).randbytes(1_000_000))
+            for at in range(0, len(body), BLOCK):
+                body[at] ^= change
+            (trees_of[name] / f"file-{number}").write_bytes(body)
+    old = make_ext4(trees_of["old"], tmp_path / "old.img", SLOT_BYTES)
+    new = make_ext4(trees_of["new"], tmp_path / "new.img", SLOT_BYTES)
+    ends = [max(file.blocks) for file in file_blocks(old, BLOCK) if file.path.startswith("/file")]
+    with old.open("r+b") as image:
+        image.truncate((max(ends) - 100) * BLOCK)
+    see_that_it_makes(workshop, tmp_path, delta(workshop, tmp_path / "out", old, new), old, new)
+
+
+def test_process_that_is_killed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel kills for its memory ends the build with a way out."""
+    monkeypatch.setattr(made, "_make", os._exit)
+    with pytest.raises(LocalError) as caught:
+        list(made._in_parallel(cast("Any", [9, 9]), 1))
+    assert "--jobs" in caught.value.hint
+
+
+def test_interrupt_is_for_the_command_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C, which reaches all processes of a terminal, prints no traceback of each."""
+    monkeypatch.setattr(made, "_make", signal.getsignal)
+    assert list(made._in_parallel(cast("Any", [signal.SIGINT]), 1)) == [signal.SIG_IGN]

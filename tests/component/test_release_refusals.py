@@ -170,3 +170,15 @@ def test_kernel_that_hosts_find_too_large_is_not_built(tmp_path: Path, workshop:
         kernel.truncate(LIMITS.file_bytes + 1)
     with pytest.raises(LocalError, match="vmlinuz has more than"):
         workshop.build(tmp_path / "out", "2", image=tmp_path / "image", kernel=tmp_path / "vmlinuz")
+
+
+def test_what_the_parser_refuses_is_not_signed(
+    tmp_path: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in a build: a payload that hosts would refuse isn't published."""
+    (tmp_path / "image").write_bytes(b"x" * 5000)
+    monkeypatch.setattr(built, "add_packages", lambda manifest, *_: [manifest.packages.add(name="..")][1:])
+    with pytest.raises(RefusedError) as caught:
+        workshop.build(tmp_path / "out", "2", image=tmp_path / "image")
+    assert caught.value.code is ErrorCode.MANIFEST_PARSE
+    assert not list((tmp_path / "out").glob("*.payload*"))

@@ -26,6 +26,7 @@ from updated.payload.framing import V1, V2, Header, encode_header
 from updated.payload.index import encode_index
 from updated.payload.limits import LIMITS
 from updated.payload.manifest import SPARSE_HOLE, OpType
+from updated.payload.parse import parse_manifest
 from updated.release.beside import beside
 from updated.release.chunks import BLOCK, Chunked, Plan, chunk_image
 from updated.release.cuts import cut, owners
@@ -50,7 +51,7 @@ def build(request: BuildRequest) -> Path:
 
     Raises:
         LocalError: USAGE for a request that can't be met, STATE for files that can't be read or written.
-        RefusedError: the key is no good.
+        RefusedError: the key is no good, or hosts would refuse what was built.
     """
     payload = request.payload
     try:
@@ -207,9 +208,16 @@ def _add_noop(manifest: pb.DeltaArchiveManifest, operation: pb.InstallOperation)
 def _write(
     payload: Path, manifest: pb.DeltaArchiveManifest, spool: BinaryIO, keys: Sequence[RSAPrivateKey], major: int
 ) -> int:
-    """Write the payload beside its name and rename it; return the size of its metadata."""
+    """Write the payload beside its name and rename it; return the size of its metadata.
+
+    It is read as hosts read it before it is signed: what they would refuse is never published.
+
+    Raises:
+        RefusedError: what hosts would refuse it for.
+    """
     raw = manifest.SerializeToString(deterministic=True)
     header = Header(major, len(raw), signature_size(keys) if major == V2 else 0)
+    parse_manifest(raw, header)
     metadata = encode_header(header) + raw
     signed = hashlib.sha256(metadata)
     with beside(payload) as part, part.open("wb") as out:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from hashlib import sha256
 from multiprocessing import get_context
@@ -14,6 +16,7 @@ from typing import BinaryIO
 
 import zstandard
 
+from updated.errors import ErrorCode, LocalError
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.manifest import OpType
 from updated.release.chunks import BLOCK, QUEUE
@@ -53,6 +56,7 @@ def make_delta(old: Path, new: Path, spool: BinaryIO, *, jobs: int) -> Delta:
 
     Raises:
         OSError: an image can't be read or the spool written.
+        LocalError: ERROR; a process that made a part of it was killed.
     """
     plan = make_plan(old, new)
     pieces = sorted((*plan.copies, *plan.zeros, *plan.changed), key=lambda piece: piece.new[0])
@@ -77,15 +81,32 @@ class _Task:
 
 
 def _in_parallel(tasks: Sequence[_Task], jobs: int) -> Iterator[_Made]:
-    """Yield the results in order; sorting suffixes holds the interpreter's lock, hence processes."""
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+    """Yield the results in order; sorting suffixes holds the interpreter's lock, hence processes.
+
+    An interrupt from the terminal reaches them too: it is this process that ends them, without a traceback of each.
+
+    Raises:
+        LocalError: ERROR; a process was killed.
+    """
+    quiet = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=signal.signal, initargs=quiet) as pool:
         under_way: deque[Future[_Made]] = deque()
-        for task in tasks:
-            under_way.append(pool.submit(_make, task))
-            if len(under_way) > jobs * QUEUE:
+        try:
+            for task in tasks:
+                under_way.append(pool.submit(_make, task))
+                if len(under_way) > jobs * QUEUE:
+                    yield under_way.popleft().result()
+            while under_way:
                 yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
+        except BrokenProcessPool as error:
+            raise LocalError(
+                ErrorCode.ERROR,
+                "a process that makes a part of the delta was killed, by a lack of memory most likely",
+                hint="Build with fewer --jobs: each may take some hundred MiB.",
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else all that was handed out is waited for
+            raise
 
 
 def _make(task: _Task) -> _Made:

@@ -144,7 +144,8 @@ def _changed(
                 yield from fresh.add(blocks, ())
             else:
                 around = _around(match.blocks, part[0][0], part[-1][0], len(file.blocks))
-                yield from patched.add(blocks, around)
+                # an image that was cut off has files beyond its end
+                yield from patched.add(blocks, [block for block in around if block < old_blocks])
     yield from patched.rest()
     yield from fresh.rest()
     for run in _runs(sorted(left)):
