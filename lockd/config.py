@@ -33,6 +33,7 @@ ENVIRONMENT = {"LOCKD_BUS_ADDRESS": "bus_address", "LOCKD_GROUP": "group", "LOCK
 UPDATE_CONF = (Path("/usr/share/flatcar/update.conf"), Path("/etc/flatcar/update.conf"))  # the last one wins
 LOCKSMITH = "update.conf, or the environment of locksmith"
 LOCALTIME = Path("/etc/localtime")
+LEAST_RETRY_SECS = 60  # by then the host is down, or the reboot counts as come to nothing and the slot is given back
 STARTS_A_DAY = 96  # of a window's calendar; more is no window
 STRICT = (
     "window",
@@ -240,6 +241,8 @@ def _check(settings: Settings) -> None:
         raise _bad(f"machine_id {settings.machine_id!r} isn't 1 to 64 letters, digits, dots, dashes or underscores")
     if settings.on_rollback not in ("pause", "release"):
         raise _bad(f"on_rollback must be pause or release, not {settings.on_rollback!r}")
+    if settings.reboot_retry_secs < LEAST_RETRY_SECS:
+        raise _bad(f"reboot_retry_secs must be {LEAST_RETRY_SECS} or more: a host needs that long to go down")
     if settings.strategy == "etcd":
         check_etcd(settings.etcd)
     if settings.strategy == "fleetlock":

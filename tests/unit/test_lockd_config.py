@@ -63,6 +63,7 @@ def test_whole_policy_is_read(tmp_path: Path) -> None:
         ('strategy = "etcd"\netcd.endpoints = ["http://h:1"]\netcd.prefix = "lockd"', "etcd.prefix"),
         ('strategy = "etcd"\netcd.endpoints = ["http://h:1"]\netcd.cert_file = "/x"', "go together"),
         ('strategy = "etcd"\netcd.endpoints = ["http://h:1"]\netcd.lease_ttl_secs = 2', "lease_ttl_secs"),
+        ("reboot_retry_secs = 0", "reboot_retry_secs must be 60 or more"),
         ('group = "prod/db"', "group"),
         ('group = ""', "group"),
         ('machine_id = "a/b"', "machine_id"),
