@@ -4,6 +4,7 @@ dbus-next reads the annotations of these methods as D-Bus signatures; the file's
 are mapped before the library would send a traceback to the caller.
 """
 
+import asyncio
 import json
 
 from dbus_next.service import ServiceInterface, method
@@ -15,6 +16,7 @@ from updated.common.bus import Bus, BusError, as_bus_error
 from updated.common.errors import OperatorError
 
 NAME, PATH, INTERFACE = "org.lockd.Lockd1", "/org/lockd/Lockd1", "org.lockd.Lockd1.Manager"
+LOOK_SECS = 20.0  # a caller waits 30 s for the answer, as is usual on D-Bus
 ERROR_PREFIX = "org.lockd.Error"
 
 
@@ -36,12 +38,19 @@ class ManagerInterface(ServiceInterface):
         return json.dumps(explain_document(self._coordinator.view.gates))
 
     @method()
-    async def RequestReboot(self):
-        """Ask for a reboot through the same gates; return once the gates were looked at."""
+    async def RequestReboot(self) -> "b":
+        """Ask for a reboot through the same gates; tell whether the gates were looked at since.
+
+        The look may take longer than a caller waits for an answer: it goes on, and the request stands.
+        """
         try:
-            await self._coordinator.ask()
+            async with asyncio.timeout(LOOK_SECS):
+                await self._coordinator.ask()
+        except TimeoutError:
+            return False
         except OperatorError as error:
             raise as_bus_error(error, ERROR_PREFIX) from error
+        return True
 
 
 async def serve(coordinator: Coordinator, bus: Bus) -> None:

@@ -41,11 +41,16 @@ async def reboot(settings: Settings, arguments: argparse.Namespace) -> int:
         LocalError: the daemon can't be asked.
     """
     async with _open(settings.bus_address) as bus:
-        await _call(bus, "RequestReboot")
+        looked = await _call(bus, "RequestReboot") == [True]
         gates = await _gates(bus)
     if arguments.json:
         cli.print_json(gates)
     blocked = show.blocking(gates)
+    if not looked and (blocked is not None or not gates):  # they may be of a time before the request
+        raise RefusedError(
+            ErrorCode.BUSY, "not known yet: lockd is still looking, and takes long",
+            hint="The request stands; `lockctl explain` tells how it goes on.", retry=Retry.LATER,
+        )  # fmt: skip
     if blocked is not None:
         raise RefusedError(
             ErrorCode.BUSY, f"not now: {blocked['reason']} ({blocked['gate']})",
