@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = log.get_logger("fleetlock")
 
 CONNECTIONS = 4096  # at once; one more is told to come again
-IDLE_SECS = 30  # between two requests of a connection
+IDLE_SECS = 30  # until a connection's first request, and between two, each with its whole head
 STARTING_SECS = 0.05  # between two looks whether the server has started
 
 
@@ -102,7 +102,7 @@ def _make_server(settings: ServerSettings, client: EtcdClient, clock: Clock) -> 
     try:
         import uvicorn  # noqa: PLC0415 - an optional extra, asked for only here
 
-        from lockd.fleetlock_server import Desk, make_app  # noqa: PLC0415
+        from lockd.fleetlock_server import Desk, ImpatientProtocol, make_app  # noqa: PLC0415
     except ImportError as error:
         raise LocalError(
             ErrorCode.STATE, f"the server's libraries are missing: {error}",
@@ -117,7 +117,8 @@ def _make_server(settings: ServerSettings, client: EtcdClient, clock: Clock) -> 
     desk = Desk(stores, clock, tokens, settings.expected_down_secs)
     config = uvicorn.Config(
         make_app(desk), log_level="warning", access_log=False, server_header=False, lifespan="off",
-        limit_concurrency=CONNECTIONS, timeout_keep_alive=IDLE_SECS, timeout_graceful_shutdown=5, **_tls(settings),
+        http=ImpatientProtocol, ws="none", limit_concurrency=CONNECTIONS, timeout_keep_alive=IDLE_SECS,
+        timeout_graceful_shutdown=5, **_tls(settings),
     )  # fmt: skip
     try:
         config.load()
@@ -142,8 +143,9 @@ def _listen(address: str) -> socket.socket:
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
-    except OSError as error:
+        found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+        return socket.create_server(found[0][4], family=family, backlog=1024)
+    except (OSError, ValueError) as error:  # ValueError: a name that no host can have, says IDNA
         raise LocalError(
             ErrorCode.STATE, f"can't listen on {address}: {error}", hint="Correct `listen`, or stop who is there."
         ) from error

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lockd import fleetlock_codec as codec
 from lockd.errors import ErrorCode, LockdError, RefusedError, RemoteError, Retry
@@ -160,6 +161,42 @@ def make_app(desk: Desk) -> Starlette:
         ],
         exception_handlers={HTTPException: _no_such_thing, _RequestRefusedError: _not_understood},
     )
+
+
+class ImpatientProtocol(H11Protocol):
+    """uvicorn's HTTP, which also closes a connection on which no request begins for `timeout_keep_alive` seconds.
+
+    uvicorn alone does so between two requests only, and not when half a head came: whoever opened enough of those
+    would leave no connection for anybody else. A body that doesn't come has a deadline of its own, `BODY_SECS`.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._expect_head()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next one."""
+        self._expect_head()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait for nothing any more."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(self.timeout_keep_alive, self._close_if_none_came)
+
+    def _close_if_none_came(self) -> None:
+        # before the first request there is no cycle; while one is answered, its end sets the time anew
+        if getattr(self.cycle, "response_complete", True):
+            self.transport.close()
 
 
 # ---- what is said instead of yes

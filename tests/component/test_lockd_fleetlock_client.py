@@ -126,6 +126,15 @@ async def test_nobody_there_and_nobody_answering_are_told() -> None:
             assert caught.value.code is ErrorCode.FLEETLOCK_UNREACHABLE
 
 
+@pytest.mark.parametrize("host", ["xn--", "é..", "a" * 64])
+async def test_name_that_no_host_has_is_told(host: str) -> None:
+    """A base URL whose name can't be looked up is a lock manager that doesn't answer."""
+    async with client(f"http://{host}:1/") as found:
+        with pytest.raises(RemoteError) as caught:
+            await found.lock()
+    assert caught.value.code is ErrorCode.FLEETLOCK_UNREACHABLE
+
+
 async def test_endless_refusal_is_cut() -> None:
     """Of a refusal only the beginning is read."""
     with odd_server(always(500, b"x" * 5_000_000)) as url:

@@ -13,8 +13,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from starlette.responses import PlainTextResponse
 
+from lockd import fleetlock_main, fleetlock_server
+from lockd.errors import ErrorCode, LocalError
 from lockd.etcd import EtcdOptions, open_etcd
+from lockd.fleetlock_config import ServerSettings
 from lockd.semaphore import Identity, Semaphore
 from lockd.store import EtcdStore
 from lockd.tickets import Phase
@@ -200,6 +204,69 @@ def test_service_manager_hears_of_start_life_and_end(tmp_path: Path) -> None:
             assert [heard.recv(100) for _ in range(4)] == [b"READY=1", b"WATCHDOG=1", b"WATCHDOG=1", b"WATCHDOG=1"]
         messages = iter(lambda: heard.recv(100), b"STOPPING=1")
         assert set(messages) <= {b"WATCHDOG=1"}
+
+
+# ---- connections and addresses
+
+
+SILENT = {
+    "nothing": b"",
+    "half a head": b"POST /v1/pre-reboot HTTP/1.1\r\nHost: x\r\nX-A: ",
+    "half a second head": b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\nPOST /v1/pre-reb",
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+async def test_connection_without_a_request_is_closed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Who connects and asks nothing, or never to the end, doesn't keep the connection from others."""
+    monkeypatch.setattr(fleetlock_main, "IDLE_SECS", 1)
+    async with served() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(SILENT[name])
+        async with asyncio.timeout(60):
+            answer = await reader.read()
+        writer.close()
+    assert (b"200 OK" in answer) == (name == "half a second head")
+
+
+async def test_slow_answer_isnt_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is for the head of a request: while its answer is made, nobody hangs up."""
+
+    async def slow(*_: object) -> PlainTextResponse:
+        await asyncio.sleep(2.5)
+        return PlainTextResponse("late")
+
+    monkeypatch.setattr(fleetlock_main, "IDLE_SECS", 1)
+    monkeypatch.setattr(fleetlock_server.Service, "healthy", slow)
+    async with served() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(60):
+            assert (await reader.read()).endswith(b"late")
+        writer.close()
+
+
+@asynccontextmanager
+async def served() -> AsyncIterator[int]:
+    """The server in this process, where its deadlines can be set; etcd is nowhere."""
+    client, clock = open_etcd(EtcdOptions((f"http://127.0.0.1:{free_port()}",))), MovingClock()
+    server = fleetlock_main._make_server(ServerSettings(insecure=True), client, clock)
+    sock = fleetlock_main._listen("127.0.0.1:0")
+    running = asyncio.create_task(server.serve(sockets=[sock]))
+    try:
+        yield sock.getsockname()[1]
+    finally:
+        server.should_exit = True
+        await running
+        await client.close()
+
+
+@pytest.mark.parametrize("address", ["é..:1", "xn--a.:1", "a\0b:1"])
+def test_address_that_cant_be_listened_on_is_told(address: str) -> None:
+    """Whatever `listen` says, the answer is a sentence with the address in it."""
+    with pytest.raises(LocalError, match="can't listen on") as caught:
+        fleetlock_main._listen(address)
+    assert caught.value.code is ErrorCode.STATE
 
 
 # ---- requests that are none
