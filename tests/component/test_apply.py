@@ -237,6 +237,15 @@ def stalling_server() -> Iterator[tuple[str, threading.Event]]:
         thread.join()
 
 
+def test_silent_server_holds_up_no_stop(bench: Bench) -> None:
+    """An agent that waits for a server's answer ends when it is told to, long before that server's time is up."""
+    with stalling_server() as (url, _):
+        assert bench.machine.ctl("apply", url).returncode == 0
+        bench.machine.wait_status("downloading", {"state": "downloading", "by_hand": url})
+        assert bench.machine.updated is not None
+        assert bench.machine.updated.stop() == 0
+
+
 def test_apply_while_an_install_runs_is_refused(bench: Bench, tmp_path: Path) -> None:
     """A second install is refused while one is under way, and so is a check; the first one isn't disturbed."""
     with stalling_server() as (url, go_on):

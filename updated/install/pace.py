@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from updated.errors import ErrorCode, RemoteError, Retry, UpdateError
 
 LEAD_SECS = 0.05  # pauses shorter than this aren't worth making: the limit is kept on average
-SLICE_SECS = 10.0  # the longest wait between two signs of life: a watchdog allows more, an operator not much more
+SLICE_SECS = 2.0  # the longest wait between two signs of life: far less than a watchdog allows, or who stops the daemon
 BRIEFEST_SECS = 0.01  # a socket takes no time at all for "don't wait"
 
 
