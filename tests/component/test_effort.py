@@ -174,6 +174,11 @@ class Timed(httpx.SyncByteStream):
             yield bytes(self._per_sec)
 
 
+def by_transport(answer: Callable[[httpx.Request], httpx.Response], effort: Effort, size: int, *spans: Span) -> bytes:
+    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
+        return b"".join(HttpSource(["http://h/x"], http=http, expected_size=size, effort=effort).read(spans))
+
+
 def last_byte(per_sec: int, length: int, alive: Callable[[], object] | None = None) -> bytes:
     """Fetch the last byte from a server that can't send ranges."""
     clock = MovingClock()
@@ -182,9 +187,7 @@ def last_byte(per_sec: int, length: int, alive: Callable[[], object] | None = No
     def answer(_request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, headers={"Content-Length": str(length)}, stream=Timed(clock, per_sec, length))
 
-    with httpx.Client(transport=httpx.MockTransport(answer)) as http:
-        source = HttpSource(["http://h/x"], http=http, expected_size=length, effort=effort)
-        return b"".join(source.read([Span(length - 1)]))
+    return by_transport(answer, effort, length, Span(length - 1))
 
 
 def test_unwanted_bytes_that_drip_are_given_up() -> None:
@@ -199,6 +202,50 @@ def test_unwanted_bytes_are_progress() -> None:
     signs: list[None] = []
     assert last_byte(2000, 1_000_000, lambda: signs.append(None)) == b"\0"
     assert len(signs) >= 500
+
+
+def test_parts_that_drip_are_given_up() -> None:
+    """The lowest rate holds for parts that nobody asked for too."""
+    clock, size = MovingClock(), 700_000
+    head = b"--limit\r\nContent-Range: bytes 0-699999/700000\r\n\r\n"
+
+    def drip() -> Iterator[bytes]:
+        yield head
+        yield from Timed(clock, 10, size)
+
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(206, headers={"Content-Type": "multipart/byteranges; boundary=limit"}, content=drip())
+
+    effort = Effort(FetchLimits(failures_per_url=1), monotonic=clock.monotonic)
+    with pytest.raises(RemoteError) as caught:
+        by_transport(answer, effort, size, Span(500_000, 500_001), Span(600_000, 600_001))
+    assert caught.value.code is ErrorCode.DOWNLOAD_TOO_SLOW
+
+
+def test_outage_is_not_a_slow_download() -> None:
+    """Tries that came to nothing don't count against the lowest rate of the one that does."""
+    clock, size, failures = MovingClock(), 500_000, iter(range(4))
+
+    def answer(_request: httpx.Request) -> httpx.Response:
+        if next(failures, None) is not None:
+            clock.advance(30)
+            raise httpx.ReadTimeout("silence")
+        return httpx.Response(200, headers={"Content-Length": str(size)}, stream=Timed(clock, 2000, size))
+
+    assert by_transport(answer, Effort(LIMITS, monotonic=clock.monotonic), size, Span(0)) == bytes(size)
+
+
+def test_own_limit_is_not_the_servers_fault() -> None:
+    """The pauses that a limit asks for don't count against the lowest rate, however large the pieces are."""
+    clock, size = MovingClock(), 4_000_000
+    limits = FetchLimits(min_bytes_per_sec=1024, max_bytes_per_sec=1025, deadline_secs=1e9)
+    effort = Effort(limits, monotonic=clock.monotonic, pause=clock.advance)
+
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"Content-Length": str(size)}, stream=Timed(clock, size // 8, size))
+
+    assert by_transport(answer, effort, size, Span(0)) == bytes(size)
+    assert clock.monotonic() == pytest.approx(size / 1025, rel=0.01)
 
 
 def test_one_deadline_for_all_sources() -> None:
