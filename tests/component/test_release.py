@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ import pytest
 from tests.support.images import make_erofs, make_tree
 from tests.support.processes import run_tool
 from tests.support.releases import PRODUCT, Workshop
+from updated.errors import ErrorCode, LocalError
+from updated.release.sign import keygen
 
 INSPECT_KEYS = {
     "major", "minor", "block_size", "size", "sha256", "product", "channels", "version", "rollback_index", "not_after",
     "signatures", "partitions", "packages",
 }  # fmt: skip
+DIFFERENT = ("payload", "sha1", "sha256")  # what other signatures change of a release.json
 
 
 def extracted(payload: Path, out: Path, keys: Path, partition: str = "root") -> bytes:
@@ -125,6 +129,10 @@ def test_openssl_signs_what_digest_wrote(tmp_path: Path, workshop: Workshop, maj
     assert run_tool("update-payload", "attach", payload, *signatures, "--out", signed).returncode == 0
     (tmp_path / "trusted").mkdir()
     (tmp_path / "trusted/hsm.pem").write_bytes((tmp_path / "hsm/public.pem").read_bytes())
+    facts = json.loads((tmp_path / "signed.release.json").read_text())
+    described = (facts["payload"], facts["size"], facts["sha256"])
+    assert described == (signed.name, signed.stat().st_size, sha256(signed.read_bytes()).hexdigest())
+    assert {**facts, **dict.fromkeys(DIFFERENT)} == {**json.loads(release.read_text()), **dict.fromkeys(DIFFERENT)}
     assert "signed by hsm.pem" in run_tool("update-payload", "verify", signed, "--keys", tmp_path / "trusted").stdout
     assert extracted(signed, tmp_path / "out", tmp_path / "trusted") == workshop.image("1.1.0").read_bytes()
 
@@ -147,6 +155,16 @@ def test_keygen_never_replaces_a_key(tmp_path: Path) -> None:
     done = run_tool("update-payload", "keygen", "--out", tmp_path / "keys")
     assert (done.returncode, private.read_bytes()) == (2, before)
     assert private.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("there", ["public.pem", "private.pem"])
+def test_keygen_leaves_no_half_of_a_pair(tmp_path: Path, there: str) -> None:
+    """With one of the two files in its way, keygen makes neither and leaves that one as it is."""
+    (tmp_path / there).write_text("mine")
+    with pytest.raises(LocalError) as caught:
+        keygen(tmp_path)
+    assert caught.value.code is ErrorCode.USAGE
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {there: "mine"}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
@@ -14,10 +16,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.support.processes import run_tool, tool
 from tests.support.releases import Workshop
 from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.payload.framing import parse_header
 from updated.payload.limits import LIMITS
 from updated.release import build as built
+from updated.release.attach import attach
+from updated.release.extract import extract
 from updated.release.packages import PackageFile
 from updated.release.sign import load_private_key
+
+MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -182,3 +189,51 @@ def test_what_the_parser_refuses_is_not_signed(
         workshop.build(tmp_path / "out", "2", image=tmp_path / "image")
     assert caught.value.code is ErrorCode.MANIFEST_PARSE
     assert not list((tmp_path / "out").glob("*.payload*"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda raw: raw[:-1], lambda raw: raw + b"x", lambda raw: raw[:1000]],
+    ids=["a byte short", "a byte more", "cut"],
+)
+def test_verify_of_a_file_of_another_length_says_untrusted(
+    tmp_path: Path, workshop: Workshop, payload: Path, change: Callable[[bytes], bytes]
+) -> None:
+    """A payload that is cut off or goes on isn't what was signed, and the exit code says so."""
+    (tmp_path / "trusted").mkdir()
+    workshop.trust(tmp_path / "trusted")
+    payload.write_bytes(change(payload.read_bytes()))
+    done = run_tool("update-payload", "verify", payload, "--keys", tmp_path / "trusted")
+    assert (done.returncode, "[payload-size-mismatch]" in done.stderr) == (3, True)
+
+
+def test_extracted_zeros_take_no_room(tmp_path: Path, workshop: Workshop) -> None:
+    """Zeros become holes, so that a payload of a few bytes can't fill a disk; the image is the same."""
+    image = tmp_path / "image"
+    image.write_bytes(b"x" * 4096 + bytes(8 * MIB) + b"y" * 5000)
+    release = workshop.build(tmp_path / "out", "2", image=image)
+    payload, made = release.with_name(json.loads(release.read_text())["payload"]), tmp_path / "made"
+    extract(payload, "root", made, old=None, keyring=None)
+    assert made.read_bytes() == image.read_bytes()
+    assert made.stat().st_blocks * 512 < MIB
+
+
+def test_extract_looks_for_room_first(tmp_path: Path, payload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image larger than the free space is refused before a byte of it is written."""
+    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=1, f_frsize=512))
+    with pytest.raises(LocalError) as caught:
+        extract(payload, "root", tmp_path / "made", old=None, keyring=None)
+    assert caught.value.code is ErrorCode.NO_SPACE
+    assert not list(tmp_path.glob("made*"))
+
+
+def test_attach_to_a_payload_with_a_damaged_description_is_told(tmp_path: Path, payload: Path) -> None:
+    """A release.json that isn't one is an error, not a traceback."""
+    payload.with_suffix(".release.json").write_text("[")
+    header, size = parse_header(payload.read_bytes()[:24]), 256
+    assert header.metadata_signature_size == 264
+    (tmp_path / "sig").write_bytes(bytes(size))
+    with pytest.raises(LocalError) as caught:
+        attach(payload, [tmp_path / "sig"] * 2, tmp_path / "signed.payload")
+    assert caught.value.code is ErrorCode.STATE
+    assert not list(tmp_path.glob("signed*"))

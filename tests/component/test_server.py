@@ -146,11 +146,16 @@ def test_reports_of_many_hosts_at_once_are_all_kept(server: Server) -> None:
 
 
 def test_publish_refuses_what_is_not_there(server: Server, tmp_path: Path) -> None:
-    """A release outside of the directory, a payload that is gone and a share of 200 per cent are refused."""
+    """A release outside of the directory, a payload that is gone or another and a share of 200 per cent are refused."""
     other = tmp_path / "other.release.json"
     other.write_text(server.release.read_text())
     assert run_tool("update-server", "publish", server.folder, other, "--channel", "stable").returncode == 2
     arguments = ("publish", server.folder, server.release, "--channel", "stable")
     assert run_tool("update-server", *arguments, "--percent", "200").returncode == 2
+    right = server.payload.read_bytes()
+    server.payload.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))  # another file of the same size
+    assert run_tool("update-server", *arguments).returncode == 1
+    server.payload.write_bytes(right)
+    assert run_tool("update-server", *arguments).returncode == 0
     server.payload.unlink()
     assert run_tool("update-server", *arguments).returncode == 1

@@ -7,19 +7,23 @@ with a key of the same size as the HSM's (a development key will do), and `attac
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
+from updated.common.durable import read_bounded, write_atomic
 from updated.errors import ErrorCode, LocalError
 from updated.payload.framing import HEADER_BYTES, V2, Header, parse_header
 from updated.payload.limits import LIMITS
 from updated.payload.parse import parse_manifest
 from updated.release.beside import beside
+from updated.release.packages import measure
 from updated.release.sign import encode_signatures
 
 PIECE = 1024 * 1024
+DESCRIPTION_LIMIT = 1024 * 1024  # bytes, as update-server has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ def digest(payload: Path, out: Path) -> list[Path]:
 
 
 def attach(payload: Path, signatures: Sequence[Path], out: Path) -> None:
-    """Write the payload with these signatures instead of its own.
+    """Write the payload with these signatures instead of its own, and its release.json if the old one has one.
 
     Args:
         payload: a built payload whose signatures have the same sizes.
@@ -73,14 +77,42 @@ def attach(payload: Path, signatures: Sequence[Path], out: Path) -> None:
         LocalError: USAGE for signatures of other sizes, STATE for files that can't be read or written.
     """
     try:
+        facts = _description(payload)
         with payload.open("rb") as file:
             parts = _parts(file)
             metadata, whole = _blobs(parts, [path.read_bytes() for path in signatures])
             with beside(out) as part, part.open("wb") as made:
                 for piece in _replaced(file, parts, metadata, whole):
                     made.write(piece)
+        if facts is not None:  # else publishing whatever describes `out` is refused: its hashes are others
+            _describe(out, facts)
     except OSError as error:
         raise _unreadable(payload, error) from error
+
+
+def _description(payload: Path) -> dict[str, Any] | None:
+    """Return what update-server reads of a payload; None for one from elsewhere."""
+    told = release_of(payload)
+    if not told.exists():
+        return None
+    try:
+        return dict(json.loads(read_bounded(told, DESCRIPTION_LIMIT)))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise LocalError(ErrorCode.STATE, f"{told} can't be read: {error}", hint="Build the release again.") from error
+
+
+def _describe(out: Path, facts: dict[str, Any]) -> None:
+    """Write the new file's release.json: all as it was, but for name, size and hashes."""
+    made = measure(out, "payload").as_dict()
+    facts |= {"payload": made["name"], **{key: made[key] for key in ("size", "sha1", "sha256")}}
+    write_atomic(release_of(out), (json.dumps(facts, indent=2) + "\n").encode(), 0o644)
+
+
+def release_of(payload: Path) -> Path:
+    """Return where a payload's release.json is; with a name of its own for each file beside another."""
+    if payload.suffix == ".payload":
+        return payload.with_suffix(".release.json")
+    return payload.with_name(f"{payload.name}.release.json")
 
 
 def _blobs(parts: Parts, raw: Sequence[bytes]) -> tuple[bytes, bytes]:

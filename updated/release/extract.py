@@ -13,7 +13,7 @@ from typing import Any
 
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install.fetch import FileSource
-from updated.install.operations import carry_out
+from updated.install.operations import ZERO_PIECE, carry_out
 from updated.install.stream import Metadata, PayloadReader, WholeReader, open_payload
 from updated.payload.manifest import FROM_SOURCE, IN_PLACE, Manifest, Operation, Partition
 from updated.payload.signature import parse_signatures
@@ -137,10 +137,10 @@ def _describe(partition: Partition) -> dict[str, Any]:
 
 
 class ImageFile:
-    """An image that operations read and write."""
+    """An image that operations read and write; in a fresh one zeros are left out, for holes read as such."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, fd: int, *, fresh: bool) -> None:
+        self._fd, self._fresh = fd, fresh
 
     def read(self, offset: int, length: int) -> bytes:
         """Read exactly `length` bytes.
@@ -157,6 +157,8 @@ class ImageFile:
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`."""
+        if self._fresh and data == ZERO_PIECE[: len(data)]:  # at once for the pieces of ZERO operations: they are these
+            return
         view = memoryview(data)
         while view:
             written = os.pwrite(self._fd, view, offset)
@@ -167,7 +169,7 @@ class ImageFile:
 def _open(path: Path, flags: int) -> Iterator[ImageFile]:
     fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
     try:
-        yield ImageFile(fd)
+        yield ImageFile(fd, fresh=bool(flags & os.O_TRUNC))
     finally:
         os.close(fd)
 
@@ -193,6 +195,7 @@ def _extract(payload: Path, name: str, out: Path, old: Path | None, keyring: Key
     metadata, reader = _open_payload(payload, keyring)
     manifest = metadata.manifest
     partition = _find(manifest, name)
+    _check_room(partition, out)
     in_place = _changes_in_place(manifest, partition)
     if old is None and (in_place or partition.kinds & FROM_SOURCE):
         raise LocalError(ErrorCode.USAGE, f"{name} comes as a delta", hint="Name the old image with --old.")
@@ -209,6 +212,18 @@ def _extract(payload: Path, name: str, out: Path, old: Path | None, keyring: Key
     if keyring is not None:
         reader.check_end(keyring)
     _check_image(partition, out)
+
+
+def _check_room(partition: Partition, out: Path) -> None:
+    """See that there is room for the image, which a payload of a few bytes may claim to be of any size."""
+    room = os.statvfs(out.parent)
+    free = room.f_bavail * room.f_frsize
+    if partition.new is not None and partition.new.size > free:
+        raise LocalError(
+            ErrorCode.NO_SPACE,
+            f"the image has {partition.new.size} bytes, {out.parent} has {free}",
+            hint="Free space there, or name another place with --out.",
+        )
 
 
 def _changes_in_place(manifest: Manifest, partition: Partition) -> bool:

@@ -28,7 +28,8 @@ def main() -> None:
 
 def exit_code(error: OperatorError) -> cli.Exit:
     """Return the exit code that an error means to a script."""
-    if isinstance(error, RefusedError):
+    # a file that is cut off or goes on isn't what was signed: that is what `verify` is asked about
+    if isinstance(error, RefusedError) or error.code is ErrorCode.PAYLOAD_SIZE_MISMATCH:
         return cli.Exit.REFUSED
     return cli.Exit.USAGE if error.code is ErrorCode.USAGE else cli.Exit.FAILED
 

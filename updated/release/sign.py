@@ -31,15 +31,19 @@ def keygen(out: Path, bits: int = 2048) -> None:
     """Write private.pem (mode 0600) and public.pem into a directory that has neither.
 
     Raises:
-        LocalError: a file is there already, or the directory can't be written.
+        LocalError: a file is there already, or the directory can't be written; neither of them is left then.
     """
     key = generate_private_key(EXPONENT, bits)
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _create(out / "private.pem", private, 0o600)
         _create(out / "public.pem", public, 0o644)
+        try:
+            _create(out / "private.pem", private, 0o600)
+        except OSError:
+            (out / "public.pem").unlink()  # half a pair is of no use, and bars the way to a whole one
+            raise
     except FileExistsError as error:
         raise LocalError(
             ErrorCode.USAGE,
@@ -52,8 +56,12 @@ def keygen(out: Path, bits: int = 2048) -> None:
 
 def _create(path: Path, data: bytes, mode: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+    except OSError:
+        path.unlink()
+        raise
 
 
 def load_private_key(path: Path) -> RSAPrivateKey:

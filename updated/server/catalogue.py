@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -89,7 +90,7 @@ class Catalogue:
         found = read_release(release)
         for package in (found.payload, *found.packages):
             path = self.directory / package.name
-            if not path.is_file() or path.stat().st_size != package.size:
+            if not _is_file_of(path, package):
                 raise LocalError(
                     ErrorCode.STATE,
                     f"{path} is not the {package.size} bytes that the release has",
@@ -145,6 +146,17 @@ def _package(name: str, raw: Mapping[str, Any]) -> Package:
         sha1=base64.b64decode(raw["sha1"], validate=True),
         sha256=bytes.fromhex(raw["sha256"]),
     )
+
+
+def _is_file_of(path: Path, package: Package) -> bool:
+    """Tell whether a file is what a release says; hosts would refuse any other, though it had the same size."""
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno()).st_size == package.size and (
+                hashlib.file_digest(file, "sha256").digest() == package.sha256
+            )
+    except OSError:
+        return False
 
 
 def _damaged(path: Path, error: Exception) -> LocalError:
