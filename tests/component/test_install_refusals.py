@@ -9,6 +9,7 @@ import fcntl
 import os
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.component.test_install import Host, ours, payload_of, refused
 from tests.component.test_reuse import Counting
@@ -25,11 +27,13 @@ from updated.errors import ErrorCode, LocalError, Retry, UpdateError
 from updated.install.checkpoint import Journal
 from updated.install.fetch import FileSource
 from updated.install.packages import PackagePlan
+from updated.install.preflight import open_files
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import Header, encode_header, parse_header
 from updated.payload.index import encode_index
 from updated.payload.limits import LIMITS
 from updated.payload.manifest import OpType
+from updated.payload.parse import parse_manifest
 from updated.release.packages import PackageFile
 
 MIB = 1024 * 1024
@@ -189,3 +193,14 @@ def test_signed_index_that_nobody_can_read_is_done_without(
     plan = PackagePlan(lambda name, _size: FileSource(tmp_path / name))
     done = host.install(payload_of(workshop, tmp_path), ours(workshop), packages=plan)
     assert (done.bytes_reused, host.content("B")) == (0, workshop.image("1.1.0").read_bytes())
+
+
+def test_procedure_that_nothing_is_done_with_is_told() -> None:
+    """What a payload of version 1 brings for PCR policies is skipped, and the log says so."""
+    made = pb.DeltaArchiveManifest()
+    made.new_partition_info.size, made.new_partition_info.hash = 4096, bytes(32)
+    made.procedures.add(type=1)
+    raw = made.SerializeToString()
+    with ExitStack() as stack, capture_logs() as lines:
+        assert open_files(parse_manifest(raw, Header(1, len(raw))), {}, stack) == {}
+    assert [(line["event"], line["name"]) for line in lines] == [("procedure-skipped", "pcr-policy")]

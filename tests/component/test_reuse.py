@@ -195,6 +195,7 @@ LIES: dict[str, Callable[[Path], None]] = {
     "more than is there": lambda folder: _change(folder, operations=150),
     "no number": lambda folder: _change(folder, operations="all"),
     "another slot": lambda folder: _change(folder, partuuid="another"),
+    "brackets without an end": lambda folder: (folder / CHECKPOINT).write_text("[" * 4096) and None,
     "no JSON": lambda folder: (folder / CHECKPOINT).write_text("{") and None,
     "spoiled metadata": lambda folder: (folder / METADATA).write_bytes(b"CrAU" + bytes(100)) and None,
 }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+import struct
 import subprocess
+import tracemalloc
 from array import array
-from itertools import accumulate, groupby, pairwise
+from itertools import accumulate, groupby, islice, pairwise
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from tests.support.campaign import scale
 from tests.support.images import ENV, make_erofs, make_ext4
 from updated.release.chunks import BLOCK
 from updated.release.cuts import ENOUGH, LEAST, MOST, NO_FILE, cut, owners
+from updated.release.ext4 import ROOT_INODE, SUPER_MAGIC, SUPERBLOCK_AT, file_blocks
 
 CHUNK = 64 * 1024
 USUAL = CHUNK // BLOCK
@@ -91,3 +94,33 @@ def test_damaged_image_is_cut_all_the_same(tmp_path: Path) -> None:
             damaged[at + dice.randrange(64)] = dice.randrange(256)
         (tmp_path / "damaged").write_bytes(damaged)
         assert sum(cut(owners(tmp_path / "damaged"), CHUNK)) == len(whole)
+
+
+def test_directories_that_lead_in_a_circle_are_walked_once(tmp_path: Path) -> None:
+    """A damaged image whose directories contain their parent twice has an end."""
+    (tmp_path / "tree/a").mkdir(parents=True)
+    (tmp_path / "tree/b").mkdir()
+    image = make_ext4(tmp_path / "tree", tmp_path / "image", 4 * 1024 * 1024)
+    raw, root = bytearray(image.read_bytes()), next(file_blocks(image, BLOCK))
+    at, end = root.blocks[0] * BLOCK, (root.blocks[0] + 1) * BLOCK
+    while at < end:
+        length, name_length = struct.unpack_from("<HB", raw, at + 4)
+        if raw[at + 8 : at + 8 + name_length] in (b"a", b"b"):
+            struct.pack_into("<I", raw, at, ROOT_INODE)
+        at += length
+    image.write_bytes(raw)
+    assert len(list(islice(file_blocks(image, BLOCK), 100))) < 10
+
+
+def test_blocks_of_any_size_are_no_reason_to_make_a_huge_number(tmp_path: Path) -> None:
+    """A superblock that names blocks of 2**(10 + 2**32) bytes costs no memory."""
+    raw = bytearray(8192)
+    struct.pack_into("<H", raw, SUPERBLOCK_AT + 0x38, SUPER_MAGIC)
+    struct.pack_into("<I", raw, SUPERBLOCK_AT + 0x18, 2**32 - 1)
+    (tmp_path / "image").write_bytes(raw)
+    tracemalloc.start()
+    try:
+        assert list(file_blocks(tmp_path / "image", BLOCK)) == []
+        assert tracemalloc.get_traced_memory()[1] < 1024 * 1024
+    finally:
+        tracemalloc.stop()

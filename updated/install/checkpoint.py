@@ -79,7 +79,7 @@ class Journal:
         try:
             fields = json.loads(raw) if raw else None
             found = Checkpoint(**fields) if isinstance(fields, dict) else None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             return None
         texts = () if found is None else (found.release, found.metadata, found.partuuid)
         counts = () if found is None else (found.operations, found.kept)

@@ -20,6 +20,7 @@ ROOT_INODE = 2
 HAS_EXTENTS = 0x80000  # an inode's flag
 FEATURE_64BIT = 0x80  # an incompatible feature: group descriptors with high halves
 UNWRITTEN = 32768  # an extent's length above it: allocated, reads as zeros
+LARGEST_LOG_SIZE = 6  # of a block, in bits above 10: 64 KiB
 DEEPEST_TREE = 5
 DEEPEST_PATH = 64
 INODE_BLOCKS = 60  # bytes of an inode that hold the root of its extent tree
@@ -53,7 +54,10 @@ class _Ext4:
         head = data[SUPERBLOCK_AT : SUPERBLOCK_AT + SUPERBLOCK_BYTES]
         if len(head) < SUPERBLOCK_BYTES or struct.unpack_from("<H", head, 0x38)[0] != SUPER_MAGIC:
             raise NotExt4Error("no superblock")
-        self._block = 1024 << struct.unpack_from("<I", head, 0x18)[0]
+        log_size = struct.unpack_from("<I", head, 0x18)[0]
+        if log_size > LARGEST_LOG_SIZE:
+            raise NotExt4Error(f"its blocks have 1024 << {log_size} bytes")
+        self._block = 1024 << log_size
         if self._block != block:
             raise NotExt4Error(f"its blocks have {self._block} bytes")
         self._inodes_per_group = struct.unpack_from("<I", head, 0x28)[0]
@@ -62,6 +66,7 @@ class _Ext4:
         self._descriptor_size = struct.unpack_from("<H", head, 0xFE)[0] if wide else 32
         self._descriptors_at = (struct.unpack_from("<I", head, 0x14)[0] + 1) * self._block
         self._wide = bool(wide)
+        self._walked: set[int] = set()  # inodes of directories; only a damaged image has one in two places
 
     def _inode(self, number: int) -> _Inode:
         group, index = divmod(number - 1, self._inodes_per_group)
@@ -91,10 +96,12 @@ class _Ext4:
                     yield from range(low | high << 32, (low | high << 32) + length)
 
     def walk(self, number: int = ROOT_INODE, path: str = "", depth_left: int = DEEPEST_PATH) -> Iterator[FileBlocks]:
-        """Yield everything below a directory, itself first."""
+        """Yield everything below a directory, itself first; one that was walked already isn't again."""
         inode = self._inode(number)
-        if not inode.flags & HAS_EXTENTS or not depth_left:
+        if not inode.flags & HAS_EXTENTS or not depth_left or number in self._walked:
             return
+        if stat.S_ISDIR(inode.mode):
+            self._walked.add(number)
         blocks = tuple(self._blocks(inode.tree))
         yield FileBlocks(path, blocks)
         if not stat.S_ISDIR(inode.mode):
