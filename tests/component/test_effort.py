@@ -111,10 +111,10 @@ def test_cancelled_download_tries_no_more() -> None:
 
 
 class Dripping(LoopbackHttp):
-    """Sends the beginning of an answer, then a little more each time that it is let."""
+    """Sends the beginning of an answer, then a little more, or nothing, each time that it is let; else it ends."""
 
     def __init__(self, begin: bytes, more: bytes) -> None:
-        self.let = threading.Semaphore(0)
+        self.let, self.ended = threading.Semaphore(0), False
         outer = self
 
         class Handler(QuietHandler):
@@ -122,9 +122,9 @@ class Dripping(LoopbackHttp):
                 self.close_connection = True
                 try:
                     self.wfile.write(begin)
-                    while more and outer.let.acquire(timeout=20):
+                    while outer.let.acquire(timeout=20):
                         self.wfile.write(more)
-                    outer.let.acquire(timeout=20)
+                    outer.ended = True
                 except OSError:
                     pass  # it was left
 
@@ -151,15 +151,17 @@ def test_head_without_end_is_given_up(
             server.let.release()
 
         failing(ErrorCode.DOWNLOAD_TOO_SLOW, Effort(limits, monotonic=clock.monotonic, alive=alive), server.url)
+        assert not server.ended  # it was left
 
 
 def test_silent_mirror_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """A download that waits for an answer which doesn't come ends soon after it was cancelled, before any time-out."""
     monkeypatch.setattr(pace, "SLICE_SECS", 0.01)
     looks = iter(range(20))
-    with Dripping(b"", b"") as server, pytest.raises(UpdateError) as caught:
-        fetch(Effort(LIMITS, alive=cancel_when(lambda: next(looks, None) is None)), server.url, timeout_secs=3600)
-    assert caught.value.code is ErrorCode.CANCELLED
+    with Dripping(b"", b"") as server:
+        with pytest.raises(UpdateError) as caught:
+            fetch(Effort(LIMITS, alive=cancel_when(lambda: next(looks, None) is None)), server.url, timeout_secs=3600)
+        assert (caught.value.code, server.ended) == (ErrorCode.CANCELLED, False)
 
 
 class Timed(httpx.SyncByteStream):
