@@ -173,22 +173,6 @@ def test_spoiled_manifest_has_its_error(case: str) -> None:
     assert caught.value.code is code
 
 
-@pytest.mark.parametrize("kind", [OpType.ZERO, OpType.DISCARD, OpType.REPLACE_XZ, OpType.SOURCE_COPY])
-def test_version_1_has_its_own_operations_only(kind: OpType) -> None:
-    """What only version 2 knows is refused in version 1, whose manifest nobody has signed when it is carried out."""
-    made = pb.DeltaArchiveManifest(product="p", channels=["stable"], version="1", rollback_index=1)
-    made.new_partition_info.size, made.new_partition_info.hash = 4096, HASH
-    only = made.partition_operations.add(type=kind)
-    only.dst_extents.add(start_block=0, num_blocks=1)
-    if kind is OpType.SOURCE_COPY:
-        only.src_extents.add(start_block=0, num_blocks=1)
-    elif kind is OpType.REPLACE_XZ:
-        only.data_length, only.data_sha256_hash = 5, HASH
-    with pytest.raises(RefusedError) as caught:
-        parse(made, major=1)
-    assert caught.value.code is ErrorCode.OPERATION_UNSUPPORTED
-
-
 @given(st.binary(max_size=200))
 def test_any_bytes_as_manifest_are_refused_or_read(raw: bytes) -> None:
     """No manifest, however mad, raises anything but our own errors."""
