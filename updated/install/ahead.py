@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Condition, Thread
 
-AHEAD_BYTES = 8 * 1024 * 1024  # that have come and wait
+AHEAD_BYTES = 6 * 1024 * 1024  # that have come and wait
 PIECE_BYTES = 512  # that a piece takes beside its own: a plan may have ten thousands of small ones
 
 
