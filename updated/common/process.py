@@ -50,6 +50,7 @@ async def run(argv: Sequence[str], *, timeout_secs: float, env: Mapping[str, str
     finally:
         ending.cancel()
         transport.close()
+        await asyncio.sleep(0)  # the pipes are closed at the loop's next turn, and it may have no other
     returncode = child.returncode if child.returncode is not None else -signal.SIGKILL
     return Completed(returncode, out.decode(errors="replace"), err.decode(errors="replace"), timed_out=not ended)
 
