@@ -23,11 +23,11 @@ from lockd.local_settings import HOOK_DIRS, AlertSettings, HookSettings, Session
 from lockd.oncalendar import parse
 from lockd.tickets import NAME
 from lockd.update_conf import KEYS, translate
-from lockd.urls import check_http_url
 from lockd.windows import Blackout, Window, check_duration, parse_blackout, parse_start, parse_weekday
 from updated.common.durable import read_bounded
 from updated.common.schema import fill
 from updated.common.settings import Layers, SettingsError, load_layers, read_key_values
+from updated.common.urls import check_http_url
 
 ENVIRONMENT = {"LOCKD_BUS_ADDRESS": "bus_address", "LOCKD_GROUP": "group", "LOCKD_MACHINE_ID": "machine_id"}
 UPDATE_CONF = (Path("/usr/share/flatcar/update.conf"), Path("/etc/flatcar/update.conf"))  # the last one wins

@@ -260,11 +260,14 @@ class Coordinator:
             await self._means.reboot()
         except LockdError as error:
             if error.code is ErrorCode.REBOOT_IN_DOUBT:
-                self._reboot_asked_at, self._in_doubt = self._means.clock.monotonic(), False
+                self._note_asked()
             else:
                 await self._undo()
                 await self._stand_down(seen)
             raise
+        self._note_asked()
+
+    def _note_asked(self) -> None:
         self._reboot_asked_at, self._in_doubt = self._means.clock.monotonic(), False
 
     async def _commit(self, standing: Standing, seen: AgentView) -> bool:

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from lockd.urls import check_http_url
+from updated.common.urls import check_http_url
 
 HEADER = "fleet-lock-protocol"
 PRE_REBOOT = "v1/pre-reboot"

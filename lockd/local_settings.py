@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lockd.urls import check_http_url
+from updated.common.urls import check_http_url
 
 SESSION_POLICIES = ("ignore", "warn", "block")
 FAILURE_POLICIES = ("stop", "ignore")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.agent_bench import Bench
 from tests.support.dbus import private_bus
+from tests.support.etcd import Etcd
 from tests.support.releases import Workshop
 
 
@@ -16,6 +17,13 @@ from tests.support.releases import Workshop
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """A release engineer's desk."""
     return Workshop(tmp_path_factory.mktemp("workshop"))
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """A real etcd of one member; whoever uses it has a prefix or a group of its own."""
+    with Etcd(tmp_path_factory.mktemp("etcd")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -24,12 +24,6 @@ from lockd.etcd import EtcdClient, EtcdOptions, open_etcd
 from tests.support.etcd import Etcd, free_port
 
 
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with Etcd(tmp_path_factory.mktemp("etcd")) as running:
-        yield running
-
-
 @asynccontextmanager
 async def client(
     *endpoints: str, ca_file: Path | None = None, username: str = "", password: str = ""

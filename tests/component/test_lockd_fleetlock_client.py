@@ -263,12 +263,6 @@ async def clear(one: Semaphore) -> None:
 # ---- with a real lock manager
 
 
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with Etcd(tmp_path_factory.mktemp("etcd")) as running:
-        yield running
-
-
 async def test_stranger_with_a_certificate_is_not_asked(etcd: Etcd, tmp_path: Path) -> None:
     """A lock manager whose certificate another authority signed gets no request, and so can say no yes."""
     ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")

@@ -30,12 +30,6 @@ from tests.support.processes import wait_for
 TOKEN = "correct-horse"
 
 
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
-    with Etcd(tmp_path_factory.mktemp("etcd")) as running:
-        yield running
-
-
 @pytest.fixture
 def manager(etcd: Etcd, tmp_path: Path) -> Iterator[LockManager]:
     (tmp_path / "tokens").write_text(f"older\n{TOKEN}\n")

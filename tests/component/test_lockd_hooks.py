@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from lockd.drain import Drain
 from lockd.errors import ErrorCode, RefusedError
 from lockd.hooks import programs, run_program
 from lockd.local_settings import HookSettings
+from updated.common.process import run
 
 
 def script(folder: Path, name: str, text: str, mode: int = 0o755) -> Path:
@@ -126,3 +130,30 @@ async def test_next_boot_finishes_what_was_begun(tmp_path: Path) -> None:
     assert await after.after({}) == ""
     assert log.read_text() == "1.0 2.0\n1.0 2.0\n"
     assert not drain(tmp_path, "boot-3").came_back
+
+
+async def test_program_that_is_cancelled_while_it_starts_leaves_nothing() -> None:
+    """At whatever turn of the loop it is cut: no descriptor stays open, and nothing that it started lives on."""
+    mark = f"61.{os.getpid()}"
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for turns in range(40):
+        running = asyncio.ensure_future(run(["sh", "-c", f"sleep {mark}; true"], timeout_secs=60))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    async with asyncio.timeout(20):
+        while sleepers(mark):
+            await asyncio.sleep(0.01)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def sleepers(mark: str) -> list[str]:
+    """Return the processes that sleep for so long."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if path.read_bytes() == f"sleep\0{mark}\0".encode():
+                found.append(path.parent.name)
+    return found

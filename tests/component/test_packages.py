@@ -23,12 +23,11 @@ from updated.agent.download import Mirrors
 from updated.errors import ErrorCode, LocalError, RefusedError, UpdateError
 from updated.install.effort import Effort
 from updated.install.fetch import FileSource, make_http
-from updated.install.files import BESIDE
 from updated.install.packages import PackagePlan, StagedPackages, fetch_packages, select_packages
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import Header
 from updated.payload.manifest import Package
-from updated.payload.parse import parse_manifest
+from updated.payload.parse import BESIDE, parse_manifest
 from updated.payload.trust import Keyring, load_keyring
 from updated.release.sign import keygen
 

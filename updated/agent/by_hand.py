@@ -10,8 +10,8 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
+from updated.common.urls import is_download_url
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install.ranges import Span
 from updated.omaha.protocol import Offer
@@ -91,14 +91,8 @@ def given_url(url: str) -> Given:
 
 
 def is_payload_url(url: str) -> bool:
-    """Tell whether a URL is one of http or https with a host and nothing that doesn't belong into a request."""
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
-        _ = parts.port  # raises where it is no number
-    except ValueError:
-        return False
-    return usable and url.isascii() and url.isprintable() and " " not in url
+    """Tell whether a URL is one to download from, as it goes over the wire."""
+    return url.isascii() and is_download_url(url)
 
 
 def _origin(text: str) -> str:

@@ -35,7 +35,7 @@ async def run(argv: Sequence[str], *, timeout_secs: float, env: Mapping[str, str
     Raises:
         OSError: the program can't be started.
     """
-    transport, child = await _start(argv, env)
+    transport, child = await _started(argv, env)
     out, err = bytearray(), bytearray()
     ending = asyncio.ensure_future(_to_its_end(child, out, err))
     try:
@@ -49,10 +49,29 @@ async def run(argv: Sequence[str], *, timeout_secs: float, env: Mapping[str, str
         raise
     finally:
         ending.cancel()
-        transport.close()
-        await asyncio.sleep(0)  # the pipes are closed at the loop's next turn, and it may have no other
+        await _close(transport)
     returncode = child.returncode if child.returncode is not None else -signal.SIGKILL
     return Completed(returncode, out.decode(errors="replace"), err.decode(errors="replace"), timed_out=not ended)
+
+
+async def _started(
+    argv: Sequence[str], env: Mapping[str, str] | None
+) -> tuple[asyncio.SubprocessTransport, asyncio.subprocess.Process]:
+    """Start it; a cancellation waits for that, since in the middle of it the child and its pipes would be nobody's."""
+    starting = asyncio.ensure_future(_start(argv, env))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        with contextlib.suppress(OSError):
+            transport, child = await starting
+            _signal_group(child, signal.SIGKILL)
+            await _close(transport)
+        raise
+
+
+async def _close(transport: asyncio.SubprocessTransport) -> None:
+    transport.close()
+    await asyncio.sleep(0)  # the pipes are closed at the loop's next turn, and it may have no other
 
 
 async def _start(

@@ -12,9 +12,9 @@ from typing import Self
 from updated.common.durable import sync_directory
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.payload.manifest import Image
+from updated.payload.parse import BESIDE
 
 MODE = 0o600  # as update_engine leaves its kernels
-BESIDE = ".updated-new"  # behind the name of what isn't in place yet; no package's name ends so (payload/parse.py)
 PIECE = 1024 * 1024
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 

@@ -24,13 +24,13 @@ from typing import Self
 from updated.common.durable import read_bounded, sync_directory, write_atomic
 from updated.errors import ErrorCode, LocalError, RefusedError, Retry
 from updated.install.fetch import Source
-from updated.install.files import BESIDE, NO_SPACE, PIECE, FileTarget
+from updated.install.files import NO_SPACE, PIECE, FileTarget
 from updated.install.operations import carry_out
 from updated.install.ranges import Span
 from updated.install.stream import check_cancelled, open_payload
 from updated.payload.framing import MAGIC
 from updated.payload.manifest import FROM_SOURCE, IN_PLACE, Image, Manifest, Package, Partition
-from updated.payload.parse import PACKAGE_NAME
+from updated.payload.parse import BESIDE, PACKAGE_NAME
 from updated.payload.trust import Keyring
 
 OWN_KINDS = frozenset({"index"})  # what the agent itself reads; every other kind is a file to install

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from urllib.parse import urlsplit
 
+from updated.common.urls import is_download_url
 from updated.errors import ErrorCode, RefusedError, RemoteError, Retry
 from updated.omaha.messages import Manifest, NoUpdate, Offer, Package
 from updated.omaha.xml import Element, XmlError, escape, parse_xml
@@ -152,13 +152,7 @@ def _urls(check: Element, name: str) -> tuple[str, ...]:
     found = []
     for url in check.all("urls/url"):
         codebase = url.get("codebase")
-        try:
-            parts = urlsplit(codebase)
-            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
-            _ = parts.port  # raises where it is no number
-        except ValueError:
-            usable = False
-        if not usable or any(char.isspace() or not char.isprintable() for char in codebase):
+        if not is_download_url(codebase):
             raise _invalid(f"{codebase[:80]!r} is no place to download from")
         found.append(codebase + ("" if codebase.endswith("/") else "/") + name)
     if not found:

@@ -28,9 +28,10 @@ from updated.payload.walk import Walk
 KERNEL = "kernel"
 PROCEDURES_BY_TYPE = {0: KERNEL, 1: "pcr-policy"}
 BLOCK_SIZES = (512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
-# a plain file name, which is also safe in a URL; 200 leaves room for what is put around it while it is written, and
-# the ending that is put there (install/files.py, BESIDE) is nobody's: two files would be written into one
-PACKAGE_NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9_+~@=,-][A-Za-z0-9._+~@=,-]{0,199}(?<!\.updated-new)")
+BESIDE = ".updated-new"  # behind the name of a file that isn't in place yet
+# a plain file name, which is also safe in a URL; 200 leaves room for what is put behind it while it is written, and
+# what is put there is no package's own ending: two files would be written into one
+PACKAGE_NAME = re.compile(rf"(?!.*\.\.)[A-Za-z0-9_+~@=,-][A-Za-z0-9._+~@=,-]{{0,199}}(?<!{re.escape(BESIDE)})")
 # field numbers of what is taken out: of the manifest, of a procedure, of a partition
 V1_OPERATIONS, NOOPS, PROCEDURES, PARTITIONS, PACKAGES = 1, 2, 10, 13, 1005
 OF_PROCEDURE, OF_PARTITION = 2, 8

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from updated.common.durable import read_bounded, write_atomic
+from updated.common.durable import read_bounded
 from updated.errors import ErrorCode, LocalError
 from updated.payload.framing import HEADER_BYTES, V2, Header, parse_header
 from updated.payload.limits import LIMITS
 from updated.payload.parse import parse_manifest
 from updated.release.beside import beside
-from updated.release.packages import measure
+from updated.release.packages import measure, release_of, write_release
 from updated.release.sign import encode_signatures
 
 PIECE = 1024 * 1024
@@ -105,14 +105,7 @@ def _describe(out: Path, facts: dict[str, Any]) -> None:
     """Write the new file's release.json: all as it was, but for name, size and hashes."""
     made = measure(out, "payload").as_dict()
     facts |= {"payload": made["name"], **{key: made[key] for key in ("size", "sha1", "sha256")}}
-    write_atomic(release_of(out), (json.dumps(facts, indent=2) + "\n").encode(), 0o644)
-
-
-def release_of(payload: Path) -> Path:
-    """Return where a payload's release.json is; with a name of its own for each file beside another."""
-    if payload.suffix == ".payload":
-        return payload.with_suffix(".release.json")
-    return payload.with_name(f"{payload.name}.release.json")
+    write_release(out, facts)
 
 
 def _blobs(parts: Parts, raw: Sequence[bytes]) -> tuple[bytes, bytes]:

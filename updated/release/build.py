@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import json
 import tempfile
 from collections.abc import Iterable, Sequence
 from itertools import chain, repeat
@@ -19,7 +18,6 @@ from typing import BinaryIO
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from updated.common.durable import write_atomic
 from updated.errors import ErrorCode, LocalError
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import V1, V2, Header, encode_header
@@ -30,7 +28,7 @@ from updated.payload.parse import parse_manifest
 from updated.release.beside import beside
 from updated.release.chunks import BLOCK, Chunked, Plan, chunk_image
 from updated.release.cuts import cut, owners
-from updated.release.packages import Measured, add_index, add_packages, measure
+from updated.release.packages import Measured, add_index, add_packages, measure, write_release
 from updated.release.request import BuildRequest, check_request
 from updated.release.sign import load_private_keys, sign, signature_size
 
@@ -249,6 +247,4 @@ def _describe(request: BuildRequest, payload: Path, metadata_size: int, packages
         "metadata_size": metadata_size,
         "packages": [package.as_dict() for package in packages],
     }
-    path = payload.with_suffix(".release.json")
-    write_atomic(path, (json.dumps(facts, indent=2) + "\n").encode(), 0o644)
-    return path
+    return write_release(payload, facts)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,21 @@ def measure(path: Path, kind: str) -> Measured:
             for digest in digests:
                 digest.update(piece)
     return Measured(path.name, kind, size, digests[0].digest(), digests[1].digest())
+
+
+def release_of(payload: Path) -> Path:
+    """Return where a payload's release.json is; with a name of its own for each file beside another."""
+    if payload.suffix == ".payload":
+        return payload.with_suffix(".release.json")
+    return payload.with_name(f"{payload.name}.release.json")
+
+
+def write_release(payload: Path, facts: Mapping[str, Any]) -> Path:
+    """Write a payload's release.json, which update-server reads; return its path.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path = release_of(payload)
+    write_atomic(path, (json.dumps(facts, indent=2) + "\n").encode(), 0o644)
+    return path

@@ -1,4 +1,4 @@
-"""What an address in the settings must be (pure): checked when the settings are read, not at the first request."""
+"""What an address must be (pure): checked where it is read, not at the first request."""
 
 from __future__ import annotations
 
@@ -22,3 +22,14 @@ def check_http_url(text: str) -> SplitResult:
     if port == 0 or parts.netloc.endswith(":"):
         raise ValueError(f"{text!r} has no port after its colon")
     return parts
+
+
+def is_download_url(text: str) -> bool:
+    """Tell whether a URL is one of http or https with a host, without a user, and fit to be put into a request."""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        return False
+    return usable and text.isprintable() and not any(map(str.isspace, text))
