@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from updated.payload.manifest import Manifest
 from updated.payload.parse import parse_manifest
 from updated.payload.signature import verify
 from updated.payload.trust import Keyring
+
+PIECE = 256 * 1024  # bytes of metadata gathered at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,18 @@ def fetch_metadata(source: Source, cancelled: threading.Event) -> bytes:
         RemoteError: PAYLOAD_SIZE_MISMATCH; what the source raises.
         UpdateError: CANCELLED.
     """
-    start = bytes(_fetch(source, 0, HEADER_BYTES, cancelled))
+    start = _fetch(source, 0, HEADER_BYTES, cancelled)
     end = parse_header(start).data_start
-    return start[:end] if end <= HEADER_BYTES else b"".join((start, _fetch(source, HEADER_BYTES, end, cancelled)))
+    return start[:end] if end <= HEADER_BYTES else _fetch(source, HEADER_BYTES, end, cancelled, start)
 
 
-def _fetch(source: Source, begin: int, end: int, cancelled: threading.Event) -> memoryview:
-    return PayloadReader(source.read([Span(begin, end)]), cancelled).take(end - begin)
+def _fetch(source: Source, begin: int, end: int, cancelled: threading.Event, before: bytes = b"") -> bytes:
+    """Fetch some bytes and return them behind others; a manifest has megabytes, so they are in memory only once."""
+    reader, whole = PayloadReader(source.read([Span(begin, end)]), cancelled), io.BytesIO()
+    whole.write(before)
+    for at in range(begin, end, PIECE):
+        whole.write(reader.take(min(PIECE, end - at)))
+    return whole.getvalue()
 
 
 def fetch_file(source: Source, size: int, cancelled: threading.Event) -> bytes:
@@ -76,7 +84,7 @@ def fetch_file(source: Source, size: int, cancelled: threading.Event) -> bytes:
         RemoteError: PAYLOAD_SIZE_MISMATCH; what the source raises.
         UpdateError: CANCELLED.
     """
-    return bytes(_fetch(source, 0, size, cancelled))
+    return _fetch(source, 0, size, cancelled)
 
 
 def check_cancelled(cancelled: threading.Event) -> None:
