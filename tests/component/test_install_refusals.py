@@ -202,5 +202,5 @@ def test_procedure_that_nothing_is_done_with_is_told() -> None:
     made.procedures.add(type=1)
     raw = made.SerializeToString()
     with ExitStack() as stack, capture_logs() as lines:
-        assert open_files(parse_manifest(raw, Header(1, len(raw))), {}, stack) == {}
+        assert open_files(parse_manifest(raw, Header(1, len(raw))), {}, {}, stack) == {}
     assert [(line["event"], line["name"]) for line in lines] == [("procedure-skipped", "pcr-policy")]

@@ -71,6 +71,7 @@ class InstallWork:
     def _request(self, offer: Offer) -> InstallRequest:
         context = self._context
         settings = context.means.settings
+        _, booted = context.known()
         return InstallRequest(
             offer_sha256=offer.sha256,
             offer_size=offer.size or None,
@@ -85,7 +86,8 @@ class InstallWork:
             ),
             now=context.means.clock.now(),
             offer_version=offer.version,
-            file_targets=self._file_targets(),
+            file_targets=self._files_of(self._other_slot()),
+            file_sources=self._files_of(booted),
             journal=self._journal,
         )
 
@@ -111,7 +113,7 @@ class InstallWork:
         means, packages = self._context.means, self._context.means.settings.packages
         return install(
             dataclasses.replace(
-                request, packages=PackagePlan(copy.sibling, self._of_slot(packages.dir), packages.wanted)
+                request, packages=PackagePlan(copy.sibling, _of_slot(packages.dir, self._other_slot()), packages.wanted)
             ),
             source=copy.payload(),
             boot=means.boot,
@@ -139,11 +141,8 @@ class InstallWork:
     def _beat(self) -> None:
         self._context.pulse += 1
 
-    def _of_slot(self, path: Path | None) -> Path | None:
-        return None if path is None else Path(str(path).replace("{slot}", self._other_slot().name.lower()))
-
-    def _file_targets(self) -> dict[str, Path]:
-        path = self._of_slot(self._context.means.settings.slots.kernel_path)
+    def _files_of(self, slot: Slot) -> dict[str, Path]:
+        path = _of_slot(self._context.means.settings.slots.kernel_path, slot)
         return {} if path is None else {"kernel": path}
 
     def _other_slot(self) -> Slot:
@@ -227,3 +226,8 @@ class InstallWork:
 def _post(loop: asyncio.AbstractEventLoop, observe: Callable[[Progress], None], seen: Progress) -> None:
     """Carry an observation from the install's thread to the loop's."""
     loop.call_soon_threadsafe(observe, seen)
+
+
+def _of_slot(path: Path | None, slot: Slot) -> Path | None:
+    """Return what a path in the settings is for a slot."""
+    return None if path is None else Path(str(path).replace("{slot}", slot.name.lower()))

@@ -9,6 +9,7 @@ from typing import Literal
 from updated.common.log import get_logger
 from updated.errors import LocalError, UpdateError
 from updated.install.crew import BUFFER_BYTES, Crew
+from updated.install.files import Beside
 from updated.install.operations import Readable, Writable, carry_out, write_extents
 from updated.install.ranges import Spans
 from updated.install.reuse import Finder
@@ -104,7 +105,7 @@ class Carrier:
     manifest: Manifest
     slot: str  # the name of the partition that goes into the slot
     crew: Crew
-    files: Mapping[str, Writable]  # the other partitions' places
+    files: Mapping[str, Beside]  # the other partitions' places
     running: Readable | None
     target: Readable  # the slot as a seed: it is read before anything behind it is written
     finder: Finder | None = None
@@ -146,8 +147,8 @@ class Carrier:
             batch.parts.append((todo, data))
             batch.cost += HELD_BYTES + op.data_length + op.src_length + (0 if op.type in ZEROES else op.dst_length)
         elif todo.target in self.files:
-            to, size = self.files[todo.target], self.manifest.block_size
-            carry_out(op, data, target=to, running=self.running, block_size=size)
+            file, size = self.files[todo.target], self.manifest.block_size
+            carry_out(op, data, target=file.target, running=file.old, block_size=size)
 
     def _hand_over(self) -> None:
         batch, self._batch = self._batch, _Batch()

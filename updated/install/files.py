@@ -1,9 +1,14 @@
-"""A file that a payload brings beside the partition (a kernel): written aside, renamed once everything is proven."""
+"""A file that a payload brings beside the partition (a kernel): written aside, renamed once everything is proven.
+
+It may come as a delta to the running slot's own file, which is only read.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
+import stat
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +22,54 @@ from updated.payload.parse import BESIDE
 MODE = 0o600  # as update_engine leaves its kernels
 PIECE = 1024 * 1024
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+class OldFile:
+    """The running slot's file, which a delta was made from; use it as a context. Behind its end it reads as zeros."""
+
+    def __init__(self, path: Path, image: Image) -> None:
+        self.path, self.size, self._image = path, image.size, image
+        self._fd = -1
+
+    def __enter__(self) -> Self:
+        try:
+            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not be waited for
+        except OSError as error:
+            raise _foreign(f"{self.path} can't be read: {error.strerror}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+
+    def check(self) -> None:
+        """See that it is what the delta was made from.
+
+        Raises:
+            RefusedError: SOURCE_MISMATCH.
+            LocalError: READ_BACK.
+        """
+        found = os.fstat(self._fd)
+        fits = stat.S_ISREG(found.st_mode) and found.st_size == self.size
+        if not fits or _hash_of(self, self.size) != self._image.sha256:
+            raise _foreign(f"{self.path} is another file than the one that the delta was made from")
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read exactly `length` bytes; what is behind the end, of the last block, as zeros.
+
+        Raises:
+            LocalError: READ_BACK.
+        """
+        return _read(self._fd, self.path, offset, min(length, max(0, self.size - offset))).ljust(length, b"\0")
+
+
+def _foreign(message: str) -> RefusedError:
+    return RefusedError(
+        ErrorCode.SOURCE_MISMATCH,
+        message,
+        hint="Offer a payload whose kernel is whole, or the delta for the version that runs here.",
+    )
 
 
 class FileTarget:
@@ -62,6 +115,19 @@ class FileTarget:
         if self._image.size > room.f_bavail * room.f_frsize:
             raise self._failed(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
+    def begin_with(self, old: OldFile, room: int) -> None:
+        """Copy an old file, for a delta that changes it in place; make it `room` bytes long, for blocks are read whole.
+
+        Raises:
+            LocalError: READ_BACK, DOWNLOAD_WRITE, NO_SPACE.
+        """
+        for at in range(0, old.size, PIECE):
+            self.write(at, old.read(at, min(PIECE, old.size - at)))
+        try:
+            os.ftruncate(self._fd, room)
+        except OSError as error:
+            raise self._failed(error) from error
+
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`.
 
@@ -82,17 +148,7 @@ class FileTarget:
         Raises:
             LocalError: READ_BACK.
         """
-        try:
-            data = os.pread(self._fd, length, offset)
-            if len(data) != length:
-                raise OSError(errno.EIO, "it ends early")
-        except OSError as error:
-            raise LocalError(
-                ErrorCode.READ_BACK,
-                f"{self._beside} can't be read back: {error.strerror}",
-                hint="The medium may be failing; see the kernel's log (`dmesg`).",
-            ) from error
-        return data
+        return _read(self._fd, self._beside, offset, length)
 
     def check(self) -> None:
         """Cut the file to its size, flush it, and compare what is read back with the signed hash.
@@ -107,10 +163,7 @@ class FileTarget:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise self._failed(error) from error
-        digest, size = sha256(), self._image.size
-        for at in range(0, size, PIECE):
-            digest.update(self.read(at, min(PIECE, size - at)))
-        if digest.digest() != self._image.sha256:
+        if _hash_of(self, self._image.size) != self._image.sha256:
             raise RefusedError(
                 ErrorCode.FILE_HASH_MISMATCH,
                 f"{self.path} would not be what was signed",
@@ -136,3 +189,32 @@ class FileTarget:
             f"{self.path} can't be written: {error.strerror}",
             hint=f"Look at {self._setting} in the settings, and at free space there.",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A file that goes beside the slot, and what its operations read: its old self, where it comes as a delta."""
+
+    target: FileTarget
+    old: OldFile | None = None
+
+
+def _read(fd: int, path: Path, offset: int, length: int) -> bytes:
+    try:
+        data = os.pread(fd, length, offset)
+        if len(data) != length:
+            raise OSError(errno.EIO, "it ends early")
+    except OSError as error:
+        raise LocalError(
+            ErrorCode.READ_BACK,
+            f"{path} can't be read: {error.strerror}",
+            hint="The medium may be failing; see the kernel's log (`dmesg`).",
+        ) from error
+    return data
+
+
+def _hash_of(file: OldFile | FileTarget, size: int) -> bytes:
+    digest = sha256()
+    for at in range(0, size, PIECE):
+        digest.update(file.read(at, min(PIECE, size - at)))
+    return digest.digest()

@@ -26,7 +26,7 @@ from updated.install.carry import Carrier, Meter, Progress, fetch_spans
 from updated.install.checkpoint import Journal
 from updated.install.crew import Crew
 from updated.install.fetch import Source
-from updated.install.files import FileTarget
+from updated.install.files import Beside
 from updated.install.kept import Keeper
 from updated.install.packages import PackagePlan, fetch_packages, prepare_packages, select_packages
 from updated.install.plan import Plan
@@ -69,6 +69,7 @@ class InstallRequest:
     file_targets: Mapping[str, Path] = field(
         default_factory=dict
     )  # where `kernel` goes; other files' bytes are skipped
+    file_sources: Mapping[str, Path] = field(default_factory=dict)  # the running slot's, for files that come as deltas
     packages: PackagePlan | None = None  # how the release's other files are reached; None: not at all, nor is its index
     journal: Journal | None = None  # None: an install that was interrupted begins anew
 
@@ -192,10 +193,10 @@ class _Install:
             )
             plan = self._planner.plan(work)
             keeper = stack.enter_context(self._planner.keeper(work))
-            files = open_files(manifest, request.file_targets, stack)
+            files = open_files(manifest, request.file_targets, request.file_sources, stack)
             prepare_packages(packages, request.packages)
             boot.unmark(slot)
-            if manifest.in_place and root.old is not None:
+            if manifest.changes_in_place(root) and root.old is not None:
                 copy_slot(running, target, root.old.size)
             read_back = stack.enter_context(ReadBack(target, image))
             key = self._carry_out(work, plan, files, read_back, keeper)
@@ -206,15 +207,15 @@ class _Install:
             staged = stack.enter_context(fetched)
             read_back.finish(Meter("verifying", image.size, self._means.observe))
             for file in files.values():
-                file.check()
+                file.target.check()
             for file in files.values():
-                file.commit()
+                file.target.commit()
             staged.commit()
         version = manifest.identity.version if manifest.identity else request.offer_version
         return Installed(manifest.identity, version, slot, image.sha256, work.meter.done, work.meter.reused, key)
 
     def _carry_out(
-        self, work: Work, plan: Plan, files: Mapping[str, FileTarget], read_back: ReadBack, keeper: Keeper
+        self, work: Work, plan: Plan, files: Mapping[str, Beside], read_back: ReadBack, keeper: Keeper
     ) -> str:
         """Fetch, check, decode and write everything; return the name of the key that signed it."""
         metadata, meter, source, cancelled = work.metadata, work.meter, self._means.source, self._means.cancelled

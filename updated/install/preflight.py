@@ -9,7 +9,7 @@ from pathlib import Path
 
 from updated.common.log import get_logger
 from updated.errors import ErrorCode, RefusedError
-from updated.install.files import FileTarget
+from updated.install.files import Beside, FileTarget, OldFile
 from updated.install.medium import Target
 from updated.payload.limits import LIMITS
 from updated.payload.manifest import FROM_SOURCE, IN_PLACE, Image, Manifest, Partition
@@ -24,7 +24,7 @@ def slot_partition(manifest: Manifest, file_targets: Mapping[str, Path]) -> Part
     """Return the partition that goes into the slot; every other one must have a place or be skippable.
 
     Raises:
-        RefusedError: PARTITION_UNKNOWN; OPERATION_UNSUPPORTED for a delta of anything but the slot.
+        RefusedError: PARTITION_UNKNOWN.
     """
     partitions = [part for part in manifest.partitions if not part.is_file]
     named = [part for part in partitions if part.name == SLOT_PARTITION] or partitions[:1]
@@ -35,13 +35,6 @@ def slot_partition(manifest: Manifest, file_targets: Mapping[str, Path]) -> Part
             f"the payload has partitions that this host has no place for: {', '.join(others) or 'none of its own'}",
             hint="Offer a payload for this host's layout, or configure where the others go.",
         )
-    for part in manifest.partitions:
-        if part is not named[0] and part.name in file_targets and part.kinds & (FROM_SOURCE | IN_PLACE):
-            raise RefusedError(
-                ErrorCode.OPERATION_UNSUPPORTED,
-                f"{part.name} comes as a delta, and files beside the slot are only installed whole",
-                hint="Offer a payload whose kernel is whole; `update-payload inspect` shows its operations.",
-            )
     return named[0]
 
 
@@ -59,9 +52,10 @@ def check_source(manifest: Manifest, root: Partition, running: Target) -> None:
         RefusedError: SOURCE_MISMATCH, or NEW_PARTITION_INFO when the delta doesn't say.
         LocalError: READ_BACK.
     """
-    if not manifest.in_place and not root.kinds & FROM_SOURCE:
+    in_place = manifest.changes_in_place(root)
+    if not in_place and not root.kinds & FROM_SOURCE:
         return
-    if manifest.in_place and root.old is None:
+    if in_place and root.old is None:
         raise RefusedError(
             ErrorCode.NEW_PARTITION_INFO,
             "the delta doesn't say which image it was made from",
@@ -92,21 +86,49 @@ def copy_slot(running: Target, target: Target, size: int) -> None:
         target.write(at, running.read(at, min(COPY_PIECE, size - at)))
 
 
-def open_files(manifest: Manifest, places: Mapping[str, Path], stack: ExitStack) -> dict[str, FileTarget]:
+def open_files(
+    manifest: Manifest, places: Mapping[str, Path], old_places: Mapping[str, Path], stack: ExitStack
+) -> dict[str, Beside]:
     """Open the files that go beside the slot, by partition.
 
+    Args:
+        manifest: what comes.
+        places: where they go.
+        old_places: where the running slot's are; they may be the same.
+        stack: closes them, and removes what wasn't committed.
+
     Raises:
-        RefusedError: LIMIT_EXCEEDED.
-        LocalError: DOWNLOAD_WRITE, NO_SPACE.
+        RefusedError: LIMIT_EXCEEDED; SOURCE_MISMATCH, NEW_PARTITION_INFO when one is a delta to another file.
+        LocalError: DOWNLOAD_WRITE, NO_SPACE, READ_BACK.
     """
     files = {}
     for part in manifest.partitions:
         if part.skipped:
             log.warning("procedure-skipped", name=part.name, why="nothing is done with it on this host")
         elif part.name in places:
-            files[part.name] = stack.enter_context(FileTarget(places[part.name], _file_image(part)))
-            files[part.name].check_room()
+            old = _open_old(part, old_places, stack) if part.kinds & (FROM_SOURCE | IN_PLACE) else None
+            target = stack.enter_context(FileTarget(places[part.name], _file_image(part)))
+            target.check_room()
+            if old is not None and manifest.changes_in_place(part):
+                target.begin_with(old, _whole_blocks(max(old.size, image_of(part.new).size), manifest.block_size))
+            files[part.name] = Beside(target, old)
     return files
+
+
+def _open_old(part: Partition, places: Mapping[str, Path], stack: ExitStack) -> OldFile:
+    if part.old is None or part.name not in places:
+        raise RefusedError(
+            ErrorCode.NEW_PARTITION_INFO,
+            f"{part.name} comes as a delta, and it isn't said which file it was made from",
+            hint=f"Offer a payload whose {part.name} is whole; `update-payload inspect` shows its operations.",
+        )
+    old = stack.enter_context(OldFile(places[part.name], part.old))
+    old.check()
+    return old
+
+
+def _whole_blocks(size: int, block_size: int) -> int:
+    return -(-size // block_size) * block_size
 
 
 def _file_image(part: Partition) -> Image:

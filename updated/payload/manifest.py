@@ -124,6 +124,15 @@ class Manifest:
     in_place: bool  # v1 delta: the partition that is written is also the source
     max_timestamp: int | None = None
 
+    def changes_in_place(self, partition: Partition) -> bool:
+        """Tell whether a partition is made of its old image: blocks that stay where they are may have no operation.
+
+        A delta of the slot may leave all of them; a kernel, or a whole image beside one, says so by its operations.
+        """
+        if partition.is_file or partition.old is None:
+            return bool(partition.kinds & IN_PLACE)
+        return self.in_place
+
 
 def blocks(extents: tuple[Extent, ...]) -> int:
     """Return how many blocks the extents cover, holes included."""

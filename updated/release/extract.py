@@ -15,7 +15,7 @@ from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install.fetch import FileSource
 from updated.install.operations import ZERO_PIECE, carry_out
 from updated.install.stream import Metadata, PayloadReader, WholeReader, open_payload
-from updated.payload.manifest import FROM_SOURCE, IN_PLACE, Manifest, Operation, Partition
+from updated.payload.manifest import FROM_SOURCE, Manifest, Operation, Partition
 from updated.payload.signature import parse_signatures
 from updated.payload.trust import Keyring
 from updated.release.beside import beside
@@ -139,21 +139,21 @@ def _describe(partition: Partition) -> dict[str, Any]:
 class ImageFile:
     """An image that operations read and write; in a fresh one zeros are left out, for holes read as such."""
 
-    def __init__(self, fd: int, *, fresh: bool) -> None:
-        self._fd, self._fresh = fd, fresh
+    def __init__(self, fd: int, block_size: int, *, fresh: bool) -> None:
+        self._fd, self._block_size, self._fresh = fd, block_size, fresh
 
     def read(self, offset: int, length: int) -> bytes:
-        """Read exactly `length` bytes.
+        """Read exactly `length` bytes; what the last block lacks is zeros, as on a slot.
 
         Raises:
             LocalError: SOURCE_MISMATCH; the image is too small to be the one that a delta is for.
         """
         data = os.pread(self._fd, length, offset)
-        if len(data) != length:
+        if length - len(data) >= self._block_size:
             raise LocalError(
                 ErrorCode.SOURCE_MISMATCH, "the old image is smaller than the delta's", hint="Name the right --old."
             )
-        return data
+        return data.ljust(length, b"\0")
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`."""
@@ -166,10 +166,10 @@ class ImageFile:
 
 
 @contextmanager
-def _open(path: Path, flags: int) -> Iterator[ImageFile]:
+def _open(path: Path, flags: int, block_size: int) -> Iterator[ImageFile]:
     fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
     try:
-        yield ImageFile(fd, fresh=bool(flags & os.O_TRUNC))
+        yield ImageFile(fd, block_size, fresh=bool(flags & os.O_TRUNC))
     finally:
         os.close(fd)
 
@@ -196,16 +196,16 @@ def _extract(payload: Path, name: str, out: Path, old: Path | None, keyring: Key
     manifest = metadata.manifest
     partition = _find(manifest, name)
     _check_room(partition, out)
-    in_place = _changes_in_place(manifest, partition)
+    in_place = manifest.changes_in_place(partition)
     if old is None and (in_place or partition.kinds & FROM_SOURCE):
         raise LocalError(ErrorCode.USAGE, f"{name} comes as a delta", hint="Name the old image with --old.")
     if in_place and old is not None:
         shutil.copyfile(old, out)
-        os.truncate(out, -(-old.stat().st_size // manifest.block_size) * manifest.block_size)  # blocks are read whole
     source = old if old is not None and partition.kinds & FROM_SOURCE else None
-    with _open(out, os.O_RDWR | os.O_CREAT | (0 if in_place else os.O_TRUNC)) as image:
+    flags, size = os.O_RDWR | os.O_CREAT | (0 if in_place else os.O_TRUNC), manifest.block_size
+    with _open(out, flags, size) as image:
         if source is not None:
-            with _open(source, os.O_RDONLY) as running:
+            with _open(source, os.O_RDONLY, size) as running:
                 _carry_out_all(manifest, partition, reader, image, running)
         else:
             _carry_out_all(manifest, partition, reader, image, None)
@@ -224,13 +224,6 @@ def _check_room(partition: Partition, out: Path) -> None:
             f"the image has {partition.new.size} bytes, {out.parent} has {free}",
             hint="Free space there, or name another place with --out.",
         )
-
-
-def _changes_in_place(manifest: Manifest, partition: Partition) -> bool:
-    """Tell whether a partition is made of its old image: blocks that stay where they are may have no operation."""
-    if partition.is_file or partition.old is None:  # a kernel, delta or not, whatever the root is
-        return bool(partition.kinds & IN_PLACE)
-    return manifest.in_place
 
 
 def _find(manifest: Manifest, name: str) -> Partition:
