@@ -14,9 +14,10 @@ from tests.component.test_install import Host, ours, refused
 from tests.support.agent_bench import Bench
 from tests.support.releases import Workshop
 from updated.errors import ErrorCode, LocalError
+from updated.install.files import FileTarget, OldFile
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import V1, V2, Header, encode_header
-from updated.payload.manifest import OpType
+from updated.payload.manifest import Image, OpType
 from updated.release.extract import extract
 from updated.release.sign import load_private_keys, sign, signature_size
 
@@ -144,6 +145,25 @@ def test_delta_whose_old_kernel_nobody_names_is_refused(host: Host, payload: Pat
     """A place to write to isn't one to read from."""
     told = {**places(host), "file_sources": {}}
     refused(host, payload, ours(workshop), ErrorCode.NEW_PARTITION_INFO, **told)
+
+
+@pytest.mark.parametrize(("old", "new"), [(5000, 13000), (13000, 5000), (4096, 4096)])
+def test_whole_blocks_of_the_old_and_the_new_kernel_can_be_read(tmp_path: Path, old: int, new: int) -> None:
+    """A delta in place may read any block that is in either; what neither has is zeros, and goes in the end."""
+    content = b"o" * old
+    (tmp_path / "old").write_bytes(content)
+    after = content.ljust(new, b"\0")[:new]
+    with (
+        OldFile(tmp_path / "old", Image(old, hashlib.sha256(content).digest())) as source,
+        FileTarget(tmp_path / "new", Image(new, hashlib.sha256(after).digest())) as target,
+    ):
+        source.check()
+        target.begin_with(source, 4096)
+        room = 4096 if old == new else 16384
+        assert target.read(0, room) == content.ljust(room, b"\0")
+        target.check()
+        target.commit()
+    assert (tmp_path / "new").read_bytes() == after
 
 
 @pytest.mark.parametrize("major", [V1, V2])

@@ -24,7 +24,8 @@ SLOT_BYTES = 4 * 1024 * 1024
 Attach = Callable[..., Path]
 
 pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/dev/loop-control").exists(), reason="loop devices need root and /dev/loop-control"
+    os.geteuid() != 0 or not Path("/dev/loop-control").exists(),
+    reason="NOT TESTED HERE: loop devices; they need root and /dev/loop-control",
 )
 
 

@@ -134,7 +134,8 @@ def test_manifest_of_update_engine_is_understood() -> None:
     good = (V1 / "delta-signed.bin").read_bytes()
     header = parse_header(good[:24])
     manifest = parse_manifest(good[20 : header.metadata_size], header)
-    assert (manifest.major, manifest.block_size, manifest.in_place) == (1, 4096, True)
+    assert (manifest.major, manifest.block_size) == (1, 4096)
+    assert manifest.changes_in_place(manifest.partitions[0])
     assert (manifest.signatures_offset, manifest.signatures_size) == (225051, 264)
     assert manifest.data_length == manifest.signatures_offset
     assert manifest.identity is None

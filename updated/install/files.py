@@ -9,18 +9,17 @@ import errno
 import os
 import stat
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from updated.common.durable import sync_directory
 from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.install.operations import copy, hash_of
 from updated.payload.manifest import Image
 from updated.payload.parse import BESIDE
 
 MODE = 0o600  # as update_engine leaves its kernels
-PIECE = 1024 * 1024
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -28,14 +27,14 @@ class OldFile:
     """The running slot's file, which a delta was made from; use it as a context. Behind its end it reads as zeros."""
 
     def __init__(self, path: Path, image: Image) -> None:
-        self.path, self.size, self._image = path, image.size, image
+        self._path, self.size, self._sha256 = path, image.size, image.sha256
         self._fd = -1
 
     def __enter__(self) -> Self:
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not be waited for
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not be waited for
         except OSError as error:
-            raise _foreign(f"{self.path} can't be read: {error.strerror}") from error
+            raise _foreign(f"{self._path} can't be read: {error.strerror}") from error
         return self
 
     def __exit__(
@@ -52,8 +51,8 @@ class OldFile:
         """
         found = os.fstat(self._fd)
         fits = stat.S_ISREG(found.st_mode) and found.st_size == self.size
-        if not fits or _hash_of(self, self.size) != self._image.sha256:
-            raise _foreign(f"{self.path} is another file than the one that the delta was made from")
+        if not fits or hash_of(self, self.size) != self._sha256:
+            raise _foreign(f"{self._path} is another file than the one that the delta was made from")
 
     def read(self, offset: int, length: int) -> bytes:
         """Read exactly `length` bytes; what is behind the end, of the last block, as zeros.
@@ -61,7 +60,7 @@ class OldFile:
         Raises:
             LocalError: READ_BACK.
         """
-        return _read(self._fd, self.path, offset, min(length, max(0, self.size - offset))).ljust(length, b"\0")
+        return _read(self._fd, self._path, offset, min(length, max(0, self.size - offset))).ljust(length, b"\0")
 
 
 def _foreign(message: str) -> RefusedError:
@@ -115,16 +114,15 @@ class FileTarget:
         if self._image.size > room.f_bavail * room.f_frsize:
             raise self._failed(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
-    def begin_with(self, old: OldFile, room: int) -> None:
-        """Copy an old file, for a delta that changes it in place; make it `room` bytes long, for blocks are read whole.
+    def begin_with(self, old: OldFile, block_size: int) -> None:
+        """Copy an old file, for a delta that changes it in place; whole blocks of it can be read then, and of the new.
 
         Raises:
             LocalError: READ_BACK, DOWNLOAD_WRITE, NO_SPACE.
         """
-        for at in range(0, old.size, PIECE):
-            self.write(at, old.read(at, min(PIECE, old.size - at)))
+        copy(old, self, old.size)
         try:
-            os.ftruncate(self._fd, room)
+            os.ftruncate(self._fd, -(-max(old.size, self._image.size) // block_size) * block_size)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -163,7 +161,7 @@ class FileTarget:
             os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise self._failed(error) from error
-        if _hash_of(self, self._image.size) != self._image.sha256:
+        if hash_of(self, self._image.size) != self._image.sha256:
             raise RefusedError(
                 ErrorCode.FILE_HASH_MISMATCH,
                 f"{self.path} would not be what was signed",
@@ -211,10 +209,3 @@ def _read(fd: int, path: Path, offset: int, length: int) -> bytes:
             hint="The medium may be failing; see the kernel's log (`dmesg`).",
         ) from error
     return data
-
-
-def _hash_of(file: OldFile | FileTarget, size: int) -> bytes:
-    digest = sha256()
-    for at in range(0, size, PIECE):
-        digest.update(file.read(at, min(PIECE, size - at)))
-    return digest.digest()

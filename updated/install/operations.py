@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Protocol
 
 from updated.payload.decode import Buffer, check_data, check_source, decode
 from updated.payload.manifest import IN_PLACE, SPARSE_HOLE, ZEROES, Extent, Operation
 
-ZERO_PIECE = bytes(1024 * 1024)
+PIECE = 1024 * 1024  # bytes copied, hashed or zeroed at once
+ZERO_PIECE = bytes(PIECE)
 
 
 class Readable(Protocol):
@@ -24,6 +26,28 @@ class Writable(Readable, Protocol):
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`."""
         ...
+
+
+def copy(origin: Readable, target: Writable, size: int) -> None:
+    """Copy the first `size` bytes.
+
+    Raises:
+        LocalError: a medium fails.
+    """
+    for at in range(0, size, PIECE):
+        target.write(at, origin.read(at, min(PIECE, size - at)))
+
+
+def hash_of(origin: Readable, size: int) -> bytes:
+    """Return the SHA-256 of the first `size` bytes.
+
+    Raises:
+        LocalError: the medium fails.
+    """
+    digest = sha256()
+    for at in range(0, size, PIECE):
+        digest.update(origin.read(at, min(PIECE, size - at)))
+    return digest.digest()
 
 
 def carry_out(op: Operation, data: Buffer, *, target: Writable, running: Readable | None, block_size: int) -> None:

@@ -24,8 +24,8 @@ from typing import Self
 from updated.common.durable import read_bounded, sync_directory, write_atomic
 from updated.errors import ErrorCode, LocalError, RefusedError, Retry
 from updated.install.fetch import Source
-from updated.install.files import NO_SPACE, PIECE, FileTarget
-from updated.install.operations import carry_out
+from updated.install.files import NO_SPACE, FileTarget
+from updated.install.operations import PIECE, carry_out
 from updated.install.ranges import Span
 from updated.install.stream import check_cancelled, open_payload
 from updated.payload.framing import MAGIC

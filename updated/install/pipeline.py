@@ -28,10 +28,11 @@ from updated.install.crew import Crew
 from updated.install.fetch import Source
 from updated.install.files import Beside
 from updated.install.kept import Keeper
+from updated.install.operations import copy
 from updated.install.packages import PackagePlan, fetch_packages, prepare_packages, select_packages
 from updated.install.plan import Plan
 from updated.install.planner import Planner, Work
-from updated.install.preflight import check_source, copy_slot, image_of, open_files, slot_partition
+from updated.install.preflight import check_source, image_of, open_files, slot_partition
 from updated.install.readback import ReadBack, settled_ends
 from updated.install.stream import PayloadReader, WholeReader, believe
 from updated.install.target import open_running, open_target
@@ -179,7 +180,7 @@ class _Install:
         root = slot_partition(manifest, request.file_targets)
         packages = select_packages(manifest.packages, request.packages)
         image = image_of(root.new)
-        written = -(-image.size // manifest.block_size) * manifest.block_size  # its last block is padded
+        written = image.blocks(manifest.block_size) * manifest.block_size  # its last block is padded
         booted = boot.booted()
         slot = next(slot for slot in boot.slots() if slot.partuuid != booted.partuuid)
         with ExitStack() as stack:
@@ -197,7 +198,7 @@ class _Install:
             prepare_packages(packages, request.packages)
             boot.unmark(slot)
             if manifest.changes_in_place(root) and root.old is not None:
-                copy_slot(running, target, root.old.size)
+                copy(running, target, root.old.size)
             read_back = stack.enter_context(ReadBack(target, image))
             key = self._carry_out(work, plan, files, read_back, keeper)
             self._proven = True
@@ -221,7 +222,7 @@ class _Install:
         metadata, meter, source, cancelled = work.metadata, work.meter, self._means.source, self._means.cancelled
         meter.add(metadata.data_start)
         meter.reuse(plan.settled_bytes)
-        with Crew(work.target, one_by_one=work.manifest.in_place) as crew:
+        with Crew(work.target, one_by_one=work.manifest.changes_in_place(work.root)) as crew:
             carrier = Carrier(work.manifest, work.root.name, crew, files, work.running, work.target, plan.finder)
             if plan.whole:
                 meter.expect_here(keeper.kept)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from hashlib import sha256
 from pathlib import Path
 
 from updated.common.log import get_logger
 from updated.errors import ErrorCode, RefusedError
 from updated.install.files import Beside, FileTarget, OldFile
 from updated.install.medium import Target
+from updated.install.operations import hash_of
 from updated.payload.limits import LIMITS
 from updated.payload.manifest import FROM_SOURCE, IN_PLACE, Image, Manifest, Partition
 
-COPY_PIECE = 4 * 1024 * 1024
 SLOT_PARTITION = "root"  # the partition that goes into the slot; a payload with one partition may call it otherwise
 
 log = get_logger("install")
@@ -61,29 +60,12 @@ def check_source(manifest: Manifest, root: Partition, running: Target) -> None:
             "the delta doesn't say which image it was made from",
             hint="Offer a full payload.",
         )
-    if root.old is not None and (root.old.size > running.size or _hash(running, root.old.size) != root.old.sha256):
+    if root.old is not None and (root.old.size > running.size or hash_of(running, root.old.size) != root.old.sha256):
         raise RefusedError(
             ErrorCode.SOURCE_MISMATCH,
             "this delta is for another old image than the one that runs here",
             hint="Offer a full payload, or the delta for the version that runs here.",
         )
-
-
-def _hash(target: Target, size: int) -> bytes:
-    running = sha256()
-    for at in range(0, size, COPY_PIECE):
-        running.update(target.read(at, min(COPY_PIECE, size - at)))
-    return running.digest()
-
-
-def copy_slot(running: Target, target: Target, size: int) -> None:
-    """Copy the old image into the target, for a delta that changes it in place.
-
-    Raises:
-        LocalError: READ_BACK, DOWNLOAD_WRITE, NO_SPACE.
-    """
-    for at in range(0, size, COPY_PIECE):
-        target.write(at, running.read(at, min(COPY_PIECE, size - at)))
 
 
 def open_files(
@@ -110,7 +92,7 @@ def open_files(
             target = stack.enter_context(FileTarget(places[part.name], _file_image(part)))
             target.check_room()
             if old is not None and manifest.changes_in_place(part):
-                target.begin_with(old, _whole_blocks(max(old.size, image_of(part.new).size), manifest.block_size))
+                target.begin_with(old, manifest.block_size)
             files[part.name] = Beside(target, old)
     return files
 
@@ -125,10 +107,6 @@ def _open_old(part: Partition, places: Mapping[str, Path], stack: ExitStack) -> 
     old = stack.enter_context(OldFile(places[part.name], part.old))
     old.check()
     return old
-
-
-def _whole_blocks(size: int, block_size: int) -> int:
-    return -(-size // block_size) * block_size
 
 
 def _file_image(part: Partition) -> Image:

@@ -71,6 +71,10 @@ class Image:
     size: int
     sha256: bytes
 
+    def blocks(self, block_size: int) -> int:
+        """Return how many blocks it takes; the last one may be padded."""
+        return -(-self.size // block_size)
+
 
 @dataclass(frozen=True, slots=True)
 class Partition:
@@ -121,17 +125,16 @@ class Manifest:
     data_length: int  # of all operations, in bytes; their data are contiguous
     signatures_offset: int  # from the payload's data start
     signatures_size: int  # 0: unsigned
-    in_place: bool  # v1 delta: the partition that is written is also the source
     max_timestamp: int | None = None
 
     def changes_in_place(self, partition: Partition) -> bool:
         """Tell whether a partition is made of its old image: blocks that stay where they are may have no operation.
 
-        A delta of the slot may leave all of them; a kernel, or a whole image beside one, says so by its operations.
+        A delta of the slot may leave all of them; a kernel, or an image without an old one, says so by its operations.
         """
         if partition.is_file or partition.old is None:
             return bool(partition.kinds & IN_PLACE)
-        return self.in_place
+        return any(part.kinds & IN_PLACE for part in self.partitions)
 
 
 def blocks(extents: tuple[Extent, ...]) -> int:

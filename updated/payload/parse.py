@@ -20,7 +20,7 @@ from updated.errors import ErrorCode
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import V1, Header
 from updated.payload.limits import LIMITS
-from updated.payload.manifest import IN_PLACE, Identity, Image, Manifest, Package, Partition
+from updated.payload.manifest import Identity, Image, Manifest, Package, Partition
 from updated.payload.operation import SHA256_BYTES, refused
 from updated.payload.outline import MalformedError, Places, take_out
 from updated.payload.walk import Walk
@@ -66,7 +66,6 @@ def parse_manifest(raw: bytes | memoryview, header: Header) -> Manifest:
         data_length=walk.data_end,
         signatures_offset=message.signatures_offset,
         signatures_size=message.signatures_size,
-        in_place=any(part.kinds & IN_PLACE for part in partitions),
         max_timestamp=message.max_timestamp if message.HasField("max_timestamp") else None,
     )
 

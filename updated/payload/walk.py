@@ -70,8 +70,8 @@ class Walk:
         """
         if new is None:
             raise refused(ErrorCode.NEW_PARTITION_INFO, f"the manifest doesn't say what {name} must be in the end")
-        block_size, kinds, written = self._block_size, set[OpType](), _Written(name, _blocks(new, self._block_size))
-        old_end = _blocks(old, block_size) if old else LIMITS.image_bytes // block_size
+        block_size, kinds, written = self._block_size, set[OpType](), _Written(name, new.blocks(self._block_size))
+        old_end = old.blocks(block_size) if old else LIMITS.image_bytes // block_size
         for op in self._operations(places):
             kinds.add(op.type)
             written.add(trim(op, new.size, block_size))
@@ -164,7 +164,3 @@ def _out_of_range(op: Operation, extent: Extent, does: str, name: str, end: int)
         ErrorCode.EXTENT_OUT_OF_RANGE,
         f"a {op.type.name} operation {does} blocks {extent.start_block}+{extent.num_blocks} of {name}, which has {end}",
     )
-
-
-def _blocks(image: Image, block_size: int) -> int:
-    return -(-image.size // block_size)
