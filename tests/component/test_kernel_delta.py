@@ -158,6 +158,7 @@ def test_whole_blocks_of_the_old_and_the_new_kernel_can_be_read(tmp_path: Path, 
         FileTarget(tmp_path / "new", Image(new, hashlib.sha256(after).digest())) as target,
     ):
         source.check()
+        assert source.read(4096, 12288) == content[4096:].ljust(12288, b"\0")
         target.begin_with(source, 4096)
         room = 4096 if old == new else 16384
         assert target.read(0, room) == content.ljust(room, b"\0")

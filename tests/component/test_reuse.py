@@ -12,6 +12,7 @@ import pytest
 
 from tests.component.test_install import Host, ours, payload_of
 from tests.support.lying_server import Lie, LyingServer
+from tests.support.processes import wait_for
 from tests.support.releases import PRODUCT, SLOT_BYTES, Workshop
 from updated.errors import ErrorCode, LocalError, UpdateError
 from updated.install.checkpoint import CHECKPOINT, METADATA, Journal
@@ -22,6 +23,8 @@ from updated.install.pipeline import Installed, InstallRequest, install
 from updated.install.ranges import Span
 from updated.payload.index import HEAD, KIND
 from updated.payload.trust import TrustPolicy, load_keyring
+
+SLACK = 80 * 1024  # bytes of progress that may not have been told yet
 
 
 class Counting:
@@ -38,6 +41,18 @@ class Counting:
                     raise LocalError(ErrorCode.DOWNLOAD_TRANSFER, "the cable is cut", hint="Mend it.")
                 self.count += len(part)
                 yield part
+
+
+class Held:
+    """A source that sends nothing of the operations until so many bytes need not be fetched."""
+
+    def __init__(self, path: Path, host: Host, reused: int) -> None:
+        self._inner, self._host, self._reused = FileSource(path), host, reused
+
+    def read(self, spans: Sequence[Span]) -> Iterator[memoryview]:
+        if self._host.seen:
+            wait_for(lambda: self._host.seen[-1].bytes_reused >= self._reused or None, "what is here was put together")
+        yield from self._inner.read(spans)
 
 
 def put(host: Host, workshop: Workshop, source: Source, folder: Path, journal: Journal | None = None) -> Installed:
@@ -93,19 +108,44 @@ def test_server_without_ranges_sends_the_whole_payload(tmp_path: Path, host: Hos
     assert host.content("B") == workshop.image("1.1.0").read_bytes()
 
 
+def host_whose_target_is_of_use(folder: Path, workshop: Workshop) -> Host:
+    """Return one that runs something else, and whose target holds the new image, shifted by 8 MiB towards the end."""
+    unlike = folder / "unlike.img"
+    unlike.write_bytes(b"\xa5" * SLOT_BYTES)
+    host = Host(folder, unlike, SLOT_BYTES)
+    with host.disk.open("r+b") as disk:
+        disk.seek(host.slot("B").offset + SLOT_BYTES // 2)
+        disk.write(workshop.image("1.1.0").read_bytes()[: SLOT_BYTES // 2])
+    return host
+
+
 def test_what_the_target_holds_is_used_too(tmp_path: Path, workshop: Workshop) -> None:
     """Blocks that only the slot to be overwritten has are read before they are overwritten."""
-    image = workshop.image("1.1.0").read_bytes()
-    unlike = tmp_path / "unlike.img"
-    unlike.write_bytes(b"\xa5" * SLOT_BYTES)
-    host = Host(tmp_path, unlike, SLOT_BYTES)
-    with host.disk.open("r+b") as disk:  # all of it, shifted by 8 MiB towards the end
-        disk.seek(host.slot("B").offset + SLOT_BYTES // 2)
-        disk.write(image[: SLOT_BYTES // 2])
+    host = host_whose_target_is_of_use(tmp_path, workshop)
     payload = payload_of(workshop, tmp_path)
     done = put(host, workshop, Counting(payload), tmp_path)
-    assert host.content("B") == image
+    assert host.content("B") == workshop.image("1.1.0").read_bytes()
     assert done.bytes_reused > payload.stat().st_size // 2
+
+
+@pytest.mark.parametrize("seed", ["running", "target"])
+def test_what_is_here_is_put_together_while_the_line_stands_still(
+    tmp_path: Path, workshop: Workshop, seed: str
+) -> None:
+    """Not one byte need have come, from whichever slot it is made, and nothing is fetched for it that needn't be."""
+    payload, image = payload_of(workshop, tmp_path), workshop.image("1.1.0").read_bytes()
+    seen = []
+    for held in (False, True):
+        folder = tmp_path / f"held-{held}"
+        folder.mkdir()
+        if seed == "target":
+            host = host_whose_target_is_of_use(folder, workshop)
+        else:
+            host = Host(folder, workshop.image("1.0.0"), SLOT_BYTES)
+        source = Held(payload, host, seen[0].bytes_reused - SLACK) if held else FileSource(payload)
+        seen.append(put(host, workshop, source, tmp_path))
+        assert host.content("B") == image
+    assert seen[0].bytes_reused == seen[1].bytes_reused > payload.stat().st_size // 2
 
 
 SPOILS: dict[str, Callable[[bytes], bytes]] = {

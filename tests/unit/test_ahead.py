@@ -27,7 +27,8 @@ def test_a_failure_comes_behind_what_came_before_it() -> None:
         yield PIECE
         raise RemoteError(ErrorCode.DOWNLOAD_TRANSFER, "it broke off", hint="Look at the network.")
 
-    with fetched_ahead(broken()) as coming:
+    with fetched_ahead(broken()) as line:
+        coming = iter(line)
         assert next(coming) is PIECE
         with pytest.raises(RemoteError, match="it broke off"):
             next(coming)
@@ -44,7 +45,8 @@ def test_no_more_is_fetched_than_there_is_room_for() -> None:
                 full.set()
             yield PIECE
 
-    with fetched_ahead(endless()) as coming:
+    with fetched_ahead(endless()) as line:
+        coming = iter(line)
         assert full.wait(30)
         for _ in range(5):
             next(coming)
@@ -59,6 +61,6 @@ def test_the_end_stops_the_fetching() -> None:
             yield PIECE
 
     before = threading.active_count()
-    with fetched_ahead(endless()) as coming:
-        next(coming)
+    with fetched_ahead(endless()) as line:
+        next(iter(line))
     assert threading.active_count() == before

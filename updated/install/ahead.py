@@ -11,22 +11,25 @@ AHEAD_BYTES = 6 * 1024 * 1024  # that have come and wait
 PIECE_BYTES = 512  # that a piece takes beside its own: a plan may have ten thousands of small ones
 
 
-class _Line:
+class Line:
     """Pieces on their way from one thread to another; at most AHEAD_BYTES, or one that is larger."""
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces = pieces
         self._come: SimpleQueue[memoryview | Exception | None] = SimpleQueue()
         self._changed = Condition()
-        self._waiting = 0  # bytes
+        self._waiting = 0  # bytes, with those that were taken last
+        self._come_bytes = 0  # not taken yet
+        self._whole = False  # whether all has come that will
         self._ended = False
 
     def fill(self) -> None:
         """Fetch until everything is there, or nobody wants it any more."""
         try:
             for piece in map(_by_itself, self._pieces):
-                self._come.put(piece)
                 with self._changed:
+                    self._come_bytes += len(piece)
+                    self._come.put(piece)
                     self._waiting += len(piece) + PIECE_BYTES
                     self._changed.wait_for(lambda: self._ended or self._waiting < AHEAD_BYTES)
                     if self._ended:
@@ -35,12 +38,19 @@ class _Line:
             self._come.put(error)
         else:
             self._come.put(None)
+        self._whole = True
 
-    def take(self) -> Iterator[memoryview]:
+    def has(self, length: int) -> bool:
+        """Tell whether so many bytes can be taken without a wait, or no more will come (perhaps for a failure)."""
+        return self._whole or self._come_bytes >= length
+
+    def __iter__(self) -> Iterator[memoryview]:
         """Yield the pieces; raise what fetching them raised."""
         while (piece := self._come.get()) is not None:
             if isinstance(piece, Exception):
                 raise piece
+            with self._changed:
+                self._come_bytes -= len(piece)
             yield piece
             with self._changed:
                 self._waiting -= len(piece) + PIECE_BYTES
@@ -59,16 +69,16 @@ def _by_itself(piece: memoryview) -> memoryview:
 
 
 @contextmanager
-def fetched_ahead(pieces: Iterator[memoryview]) -> Iterator[Iterator[memoryview]]:
-    """Yield an iterator over the same pieces, which another thread takes as they come; whatever it raises comes too.
+def fetched_ahead(pieces: Iterator[memoryview]) -> Iterator[Line]:
+    """Yield the same pieces as a line, which another thread fills as they come; whatever they raise comes too.
 
     The end waits for the piece that is under way, so nothing is read from the source afterwards.
     """
-    line = _Line(pieces)
+    line = Line(pieces)
     thread = Thread(target=line.fill, name="fetch-ahead", daemon=True)
     thread.start()
     try:
-        yield line.take()
+        yield line
     finally:
         line.end()
         thread.join()

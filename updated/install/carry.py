@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,7 +15,7 @@ from updated.install.ranges import Spans
 from updated.install.reuse import Finder
 from updated.install.seeds import Run
 from updated.install.stream import Metadata, PayloadReader
-from updated.install.todo import PartTodos, Todo, Todos
+from updated.install.todo import PartTodos, Todo, Todos, as_data_come, in_order
 from updated.payload.index import chunk_digest
 from updated.payload.manifest import ZEROES, Manifest
 
@@ -83,7 +83,7 @@ def fetch_spans(todos: Iterable[Todo], metadata: Metadata) -> Spans:
     """Return which bytes of the payload the operations need, neighbours joined."""
     spans = Spans()
     for todo in todos:
-        if todo.chunk is not None or not todo.op.data_length:
+        if not todo.needs_data:
             continue
         begin = metadata.data_start + todo.op.data_offset
         spans.append(begin, begin + todo.op.data_length)
@@ -96,6 +96,7 @@ class _Batch:
 
     parts: list[tuple[Todo, Given]] = field(default_factory=list)
     cost: int = 0  # bytes that it holds in memory, data and content together
+    settles: int = 0  # how many of the slot's operations, from its first, are done when this and all before it are
 
 
 @dataclass(slots=True)
@@ -112,25 +113,49 @@ class Carrier:
     missed: list[int] = field(default_factory=list)  # the slot's operations that came out differently: to be fetched
     _batch: _Batch = field(default_factory=_Batch)
 
-    def carry(self, todos: Iterable[Todo], reader: PayloadReader, meter: Meter, save: Callable[[bool], None]) -> None:
-        """Carry everything out, in order; `save` is called as more of it is done, with whether it is the last time.
+    def carry(
+        self,
+        todos: Todos,
+        reader: PayloadReader,
+        meter: Meter,
+        save: Callable[[bool], None],
+        has: Callable[[int], bool] | None = None,
+    ) -> None:
+        """Carry everything out.
+
+        Args:
+            todos: what there is to do.
+            reader: gives the data, in order.
+            meter: told how far it is.
+            save: called as more of it is done, with whether it is the last time.
+            has: tells whether so many bytes can be read without a wait; None: all is done in order.
 
         Raises:
             UpdateError: the first that went wrong.
         """
-        self._batch = _Batch()
+        self._batch, before = _Batch(), self.crew.settled
         try:
-            for todo in todos:
-                self._take_in(todo, reader, meter)
-                if self._batch.cost >= BATCH_BYTES:
-                    self._hand_over()
-                    save(False)
+            for part in todos.parts:
+                for done, todo in self._steps(part, has):
+                    self._take_in(todo, reader, meter)
+                    if todo.target == self.slot:
+                        self._batch.settles = before + done
+                    if self._batch.cost >= BATCH_BYTES:
+                        self._hand_over()
+                        save(False)
             self._finish()
         except UpdateError:
             self._keep_what_came(save)
             raise
         save(True)
         meter.tell()
+
+    def _steps(self, part: PartTodos, has: Callable[[int], bool] | None) -> Iterator[tuple[int, Todo]]:
+        """Yield what is to be done; where some is put together from what is here, the line is not waited for."""
+        partition = part.partition
+        if has is None or self.finder is None or partition.name != self.slot or not partition.ascending:
+            return in_order(part)
+        return as_data_come(part, has)
 
     def _take_in(self, todo: Todo, reader: PayloadReader, meter: Meter) -> None:
         """Take what an operation needs, and put it into the batch; what goes into a file is done at once."""
@@ -152,7 +177,8 @@ class Carrier:
 
     def _hand_over(self) -> None:
         batch, self._batch = self._batch, _Batch()
-        self.crew.add(lambda to: self._carry_out(batch.parts, to), batch.cost, len(batch.parts))
+        batch.parts.sort(key=lambda part: part[0].number)  # so that neighbours are written at once
+        self.crew.add(lambda to: self._carry_out(batch.parts, to), batch.cost, batch.settles)
 
     def _finish(self) -> None:
         if self._batch.parts:

@@ -37,10 +37,10 @@ class Crew:
         for _ in range(WORKERS):
             self._writers.put(Writer(target, aligned_buffer(BUFFER_BYTES)))
         self._one_by_one = one_by_one
-        self._under_way: deque[tuple[Future[None], int, int]] = deque()  # with their bytes and how many operations
+        self._under_way: deque[tuple[Future[None], int, int]] = deque()  # with their bytes and what they settle
         self._bytes_under_way = 0
         self._unbroken = True
-        self.settled = self.settled_bytes = 0  # operations that are done, and all before them; their cost
+        self.settled = self.settled_bytes = 0  # operations that are done, and all before them; what was done for that
 
     def __enter__(self) -> Self:
         return self
@@ -50,19 +50,19 @@ class Crew:
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def add(self, batch: Batch, cost: int, count: int) -> None:
+    def add(self, batch: Batch, cost: int, settles: int) -> None:
         """Hand a batch over, as soon as there is room for it.
 
         Args:
             batch: the work on the slot.
             cost: what it holds in memory, in bytes.
-            count: how many operations it has.
+            settles: how many operations, from the first, are done when it and all that were handed over before it are.
 
         Raises:
             UpdateError: earlier work failed.
         """
         self._settle(max(0, IN_FLIGHT_BYTES - cost))
-        self._under_way.append((self._pool.submit(self._carry_out, batch), cost, count))
+        self._under_way.append((self._pool.submit(self._carry_out, batch), cost, settles))
         self._bytes_under_way += cost
         if self._one_by_one:
             self.finish()
@@ -78,11 +78,11 @@ class Crew:
     def _settle(self, allowed: int) -> None:
         """Wait until no more than `allowed` bytes are under way."""
         while self._under_way and (self._bytes_under_way > allowed or self._under_way[0][0].done()):
-            future, cost, count = self._under_way.popleft()
+            future, cost, settles = self._under_way.popleft()
             self._bytes_under_way -= cost
             self._unbroken = self._unbroken and future.exception() is None
             if self._unbroken:  # what is done behind a failure isn't settled: all before it must be, too
-                self.settled += count
+                self.settled = settles
                 self.settled_bytes += cost
             future.result()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -49,9 +48,7 @@ class OldFile:
             RefusedError: SOURCE_MISMATCH.
             LocalError: READ_BACK.
         """
-        found = os.fstat(self._fd)
-        fits = stat.S_ISREG(found.st_mode) and found.st_size == self.size
-        if not fits or hash_of(self, self.size) != self._sha256:
+        if os.fstat(self._fd).st_size != self.size or hash_of(self, self.size) != self._sha256:
             raise _foreign(f"{self._path} is another file than the one that the delta was made from")
 
     def read(self, offset: int, length: int) -> bytes:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from updated.common.log import get_logger
 from updated.errors import ErrorCode, LocalError, RefusedError, Retry
-from updated.install.ahead import fetched_ahead
+from updated.install.ahead import Line, fetched_ahead
 from updated.install.carry import Carrier, Meter, Progress, fetch_spans
 from updated.install.checkpoint import Journal
 from updated.install.crew import Crew
@@ -244,13 +244,19 @@ class _Install:
         save = self._planner.saver(work, carrier.crew, plan.settled)
         while todos:
             spans = fetch_spans(todos, work.metadata)
-            with fetched_ahead(self._means.source.read(spans) if spans else iter(())) as pieces:
-                reader = PayloadReader(pieces, self._means.cancelled)
-                carrier.carry(todos, reader, work.meter, _follower(carrier, todos, read_back, save))
+            with fetched_ahead(self._means.source.read(spans) if spans else iter(())) as line:
+                reader = PayloadReader(iter(line), self._means.cancelled)
+                follow = _follower(carrier, todos, read_back, save)
+                carrier.carry(todos, reader, work.meter, follow, _has_come(reader, line))
             todos = carrier.take_missed(work.meter)
         if work.metadata.key is None:
             raise AssertionError("only signed metadata let parts be left out")
         return work.metadata.key
+
+
+def _has_come(reader: PayloadReader, line: Line) -> Callable[[int], bool]:
+    """Return what tells whether so many bytes can be read without a wait."""
+    return lambda length: line.has(length - reader.left)
 
 
 def _follower(

@@ -144,7 +144,7 @@ class Planner:
     def _index(self, work: Work, *, kept: bool) -> _Fetched | None:
         """Return the release's index, kept from before or fetched; None when there is none to be had, or of no use."""
         package = next((package for package in work.manifest.packages if package.kind == KIND), None)
-        if package is None or self._packages is None:
+        if package is None or self._packages is None or work.manifest.changes_in_place(work.root):
             return None
         chunks, raw = find_chunks(work.root), None
         if package.size != chunks.index_size:

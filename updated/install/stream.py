@@ -148,6 +148,11 @@ class PayloadReader:
         self._rest = memoryview(b"")
         self.taken = 0  # bytes
 
+    @property
+    def left(self) -> int:
+        """Return how many bytes have been taken from the stream and not read yet."""
+        return len(self._rest)
+
     def take(self, length: int) -> memoryview:
         """Return the next `length` bytes.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from typing import NamedTuple
@@ -20,6 +20,11 @@ class Todo(NamedTuple):  # made for each operation as it comes by
     target: str  # the partition's name
     number: int  # among the partition's operations
     chunk: int | None = None  # of the index: put it together from what is here; None: from the payload, or from nothing
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether bytes of the payload must come before it can be carried out."""
+        return self.chunk is None and self.op.data_length > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,37 @@ class Todos:
     def of(self, names: Collection[str]) -> Todos:
         """Return what of it belongs to these partitions."""
         return Todos(tuple(part for part in self.parts if part.partition.name in names))
+
+
+def in_order(part: PartTodos) -> Iterator[tuple[int, Todo]]:
+    """Yield what is to be done, each with how many are done when it and all that came before it are."""
+    return enumerate(part, 1)
+
+
+def as_data_come(part: PartTodos, has: Callable[[int], bool]) -> Iterator[tuple[int, Todo]]:
+    """Yield what is to be done: in order, but what needs no data of the payload overtakes what waits for them.
+
+    What may be put together from the target is in time still, for nothing overtakes it: neither its like nor data.
+
+    Args:
+        part: of a partition in which no operation reads what another one wrote.
+        has: tells whether so many bytes of data have come.
+
+    Returns:
+        Each with how many of all, from the first one on, are done when it and all that were yielded before it are.
+    """
+    numbered = (enumerate(part), enumerate(part))
+    waiting = (found for found in numbered[0] if found[1].needs_data)
+    free = (found for found in numbered[1] if not found[1].needs_data)
+    behind, ahead = next(waiting, None), next(free, None)
+    while True:
+        if ahead is not None and (behind is None or ahead[0] < behind[0] or not has(behind[1].op.data_length)):
+            todo, ahead = ahead[1], next(free, None)
+        elif behind is not None:
+            todo, behind = behind[1], next(waiting, None)
+        else:
+            return
+        yield min(len(part) if left is None else left[0] for left in (behind, ahead)), todo
 
 
 def all_of(partition: Partition, first: int = 0) -> PartTodos:
