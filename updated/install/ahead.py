@@ -20,7 +20,6 @@ class Line:
         self._changed = Condition()
         self._waiting = 0  # bytes, with those that were taken last
         self._come_bytes = 0  # not taken yet
-        self._whole = False  # whether all has come that will
         self._ended = False
 
     def fill(self) -> None:
@@ -38,11 +37,10 @@ class Line:
             self._come.put(error)
         else:
             self._come.put(None)
-        self._whole = True
 
     def has(self, length: int) -> bool:
-        """Tell whether so many bytes can be taken without a wait, or no more will come (perhaps for a failure)."""
-        return self._whole or self._come_bytes >= length
+        """Tell whether so many bytes can be taken without a wait."""
+        return self._come_bytes >= length
 
     def __iter__(self) -> Iterator[memoryview]:
         """Yield the pieces; raise what fetching them raised."""

@@ -74,7 +74,7 @@ def as_data_come(part: PartTodos, has: Callable[[int], bool]) -> Iterator[tuple[
     What may be put together from the target is in time still, for nothing overtakes it: neither its like nor data.
 
     Args:
-        part: of a partition in which no operation reads what another one wrote.
+        part: of a partition in which no operation reads or writes what another one wrote.
         has: tells whether so many bytes of data have come.
 
     Returns:
