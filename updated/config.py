@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
-from updated.common.schema import fill
+from updated.common.schema import fill, flatten
 from updated.common.settings import Layers, SettingsError, load_layers, read_key_values
 from updated.errors import ErrorCode, LocalError
 
@@ -30,6 +32,7 @@ UPDATE_CONF_KEYS = {
     "DOWNLOAD_USER": "download.user",
     "DOWNLOAD_PASSWORD": "download.password",
 }
+HIDDEN = "(hidden)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,17 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     return Loaded(settings, layers, unknown)
 
 
+def shown(settings: Settings) -> dict[str, Any]:
+    """Return the settings as dotted keys, without what nobody should read who is shown them."""
+    values = flatten(settings)
+    if values["download.password"]:
+        values["download.password"] = HIDDEN
+    if settings.server.proxy is not None and "@" in settings.server.proxy:
+        scheme, _, rest = settings.server.proxy.partition("://")
+        values["server.proxy"] = f"{scheme}://{HIDDEN}@{rest.rpartition('@')[2]}"
+    return values
+
+
 def _put_update_conf(layers: Layers) -> None:
     for path in reversed(UPDATE_CONF):
         found = read_key_values(path)
@@ -179,6 +193,7 @@ def _check(settings: Settings) -> None:
     if settings.health.interval_secs <= 0:
         raise _bad("health.interval_secs must be above 0")
     _check_download(settings.download)
+    _check_proxy(settings.server.proxy)
     url = settings.server.url
     if url and url != "disabled" and not url.startswith(("http://", "https://")):
         raise _bad(f"server.url must begin with https:// or http://, or be `disabled`, not {url!r}")
@@ -194,6 +209,19 @@ def _check_download(download: DownloadSettings) -> None:
         # a name with more around it would never be met, in silence; two colons are an IPv6 address
         if not host or host.count(":") == 1 or any(char in "/@*[]" or char.isspace() for char in host):
             raise _bad(f"download.credential_hosts must be names of hosts without scheme, port and path, not {host!r}")
+
+
+def _check_proxy(proxy: str | None) -> None:
+    if proxy is None:
+        return
+    try:
+        parts = urlsplit(proxy)
+        name = (parts.hostname or "").encode("idna")  # a name that can't be one is a ValueError here
+        right = parts.scheme in ("http", "https") and bool(name) and parts.port != 0 and proxy.isprintable()
+    except ValueError:
+        right = False
+    if not right:  # it isn't repeated, for it may have a password in it
+        raise _bad("server.proxy must be http://HOST:PORT or https://HOST:PORT")
 
 
 def _bad(message: str) -> LocalError:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Self
+
+from tests.support.certificates import Pair
 
 
 class QuietHandler(BaseHTTPRequestHandler):
@@ -18,16 +21,22 @@ class QuietHandler(BaseHTTPRequestHandler):
 
 
 class LoopbackHttp:
-    """Answers with `handler`, each connection in a thread of its own."""
+    """Answers with `handler`, each connection in a thread of its own; encrypted where it is given a certificate."""
 
-    def __init__(self, handler: type[QuietHandler]) -> None:
+    def __init__(self, handler: type[QuietHandler], pair: Pair | None = None) -> None:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._scheme = "https" if pair else "http"
+        if pair is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(pair.cert, pair.key)
+            # the handshake comes with the first read, in the connection's own thread
+            self._http.socket = context.wrap_socket(self._http.socket, server_side=True, do_handshake_on_connect=False)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
     def url(self) -> str:
         """Where it listens, without a slash at the end."""
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self._http.server_address[1]}"
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 
+from tests.support.certificates import Pair
 from tests.support.loopback_http import LoopbackHttp, QuietHandler
 
 
@@ -24,7 +25,9 @@ class Lie:
 class LyingServer(LoopbackHttp):
     """Serves `body` at every path; `lie` says how for each request, by its number from 0."""
 
-    def __init__(self, body: bytes, lie: Callable[[int], Lie] = lambda _number: Lie()) -> None:
+    def __init__(
+        self, body: bytes, lie: Callable[[int], Lie] = lambda _number: Lie(), pair: Pair | None = None
+    ) -> None:
         self.body, self.lie = body, lie
         self.requests: list[tuple[str, str | None]] = []  # path and Range of each
         self.headers: list[dict[str, str]] = []
@@ -34,7 +37,7 @@ class LyingServer(LoopbackHttp):
             def do_GET(self) -> None:  # noqa: N802  http.server looks it up by this name
                 outer._answer(self)
 
-        super().__init__(Handler)
+        super().__init__(Handler, pair)
 
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         lie = self.lie(len(self.requests))

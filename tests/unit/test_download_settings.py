@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support.processes import tool
 from updated.agent.download import open_http
-from updated.config import DownloadSettings, ServerSettings, Settings, load
+from updated.config import DownloadSettings, ServerSettings, Settings, load, shown
 from updated.errors import ErrorCode, LocalError
 
 
@@ -39,6 +41,49 @@ def test_hosts_are_read(tmp_path: Path) -> None:
     """Names and addresses are taken."""
     hosts = ("Mirror.example", "192.0.2.1", "2001:db8::1")
     assert loaded(tmp_path, f"credential_hosts = {list(hosts)}").download.credential_hosts == hosts
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "", "proxy.example:3128", "socks5://proxy.example", "http://", "http://:3128", "http://[::1", "http://p:x",
+        "http://p:0", "http://p:65536", "http://a..b:1", "http://p\\u0000:1", "//proxy.example", "http://u:hush@",
+    ],
+)  # fmt: skip
+def test_proxy_that_is_none_is_refused(tmp_path: Path, proxy: str) -> None:
+    """It is told when the file is read, not when the first download fails; a password in it isn't repeated."""
+    (tmp_path / "updated.toml").write_text(f'[server]\nproxy = "{proxy}"\n')
+    with pytest.raises(LocalError) as caught:
+        load(tmp_path / "updated.toml", {})
+    assert caught.value.code is ErrorCode.CONFIG
+    assert "server.proxy" in caught.value.message
+    assert "hush" not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "proxy", ["http://p:3128", "https://proxy.example", "http://u:hush@[::1]:1", "http://bücher.example:3128/"]
+)
+def test_proxy_is_read(tmp_path: Path, proxy: str) -> None:
+    """Names and addresses, with an account or without one; a client can be made with each."""
+    (tmp_path / "updated.toml").write_text(f'[server]\nproxy = "{proxy}"\n')
+    settings = load(tmp_path / "updated.toml", {}).settings
+    assert settings.server.proxy == proxy
+    with open_http(settings):
+        pass
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    """What `config show` prints ends up in tickets: the passwords don't, everything else does."""
+    secrets = '[server]\nproxy = "http://host:hush@proxy.example:3128"\n[download]\nuser = "fleet"\npassword = "hush"\n'
+    (tmp_path / "updated.toml").write_text(secrets)
+    for how in ([], ["--json"]):
+        command = [*tool("update-ctl"), "config", "show", "--config", str(tmp_path / "updated.toml"), *how]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert "hush" not in done.stdout
+        assert "http://(hidden)@proxy.example:3128" in done.stdout
+        assert "fleet" in done.stdout
+    plain = shown(Settings(server=ServerSettings(proxy="http://p:1")))
+    assert (plain["server.proxy"], plain["download.password"]) == ("http://p:1", "")
 
 
 def sends_password(url: str, *, anonymous: bool = False, server: str = "https://Updates.example:8443/v1/") -> bool:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from updated.common import cli
 from updated.common.errors import OperatorError
-from updated.common.schema import flatten
-from updated.config import load
+from updated.config import load, shown
 from updated.ctl import show
 from updated.ctl.by_hand import apply, install, roll_back
 from updated.ctl.client import Daemon, Request, open_daemon
@@ -169,7 +168,7 @@ def _config(arguments: argparse.Namespace) -> int:
             )
         print("The configuration is right.")
         return cli.Exit.DONE
-    values = flatten(loaded.settings)
+    values = shown(loaded.settings)
     origins = {key: loaded.layers.origin.get(key, "default") for key in values}
     if arguments.json:
         cli.print_json({key: {"value": value, "origin": origins[key]} for key, value in values.items()})
