@@ -59,6 +59,12 @@ def test_step_begins_anew_in_each_hour_at_midnight_too() -> None:
     assert found == [at(f"2026-03-{moment}:00Z") for moment in ("07T23:56", "08T00:00", "08T00:07")]
 
 
+def test_step_in_hours_begins_anew_each_day() -> None:
+    """`0/10` is 0, 10 and 20 of every day: systemd 252, asked after 20:02, leaves the next day's 00:02 out."""
+    found = starts("*-*-* 0/10:2", "UTC", "2026-03-07T20:02:00Z", 2)
+    assert found == [at("2026-03-08T00:02:00Z"), at("2026-03-08T10:02:00Z")]
+
+
 def test_each_of_several_days_from_the_months_end_may_be_up_to_28() -> None:
     """`~5,26` names both days: systemd 252 takes 26 alone, and refuses it behind another."""
     assert starts("*-*~5,26", "UTC", "2026-03-01T00:00:00Z", 2) == [
