@@ -64,3 +64,22 @@ def test_the_end_stops_the_fetching() -> None:
     with fetched_ahead(endless()) as line:
         next(iter(line))
     assert threading.active_count() == before
+
+
+def test_it_tells_how_much_has_come() -> None:
+    """So many bytes can be taken without a wait as have come and weren't taken."""
+    come = threading.Event()
+
+    def two() -> Iterator[memoryview]:
+        yield memoryview(b"ab")
+        yield memoryview(b"cde")
+        come.set()
+
+    with fetched_ahead(two()) as line:
+        assert come.wait(30)
+        assert (line.has(0), line.has(5), line.has(6)) == (True, True, False)
+        pieces = iter(line)
+        next(pieces)
+        assert (line.has(3), line.has(4)) == (True, False)
+        assert list(pieces) == [b"cde"]
+        assert not line.has(1)
