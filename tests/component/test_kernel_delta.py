@@ -10,10 +10,12 @@ from typing import Any
 import bsdiff4
 import pytest
 
-from tests.component.test_install import Host, ours, refused
+from tests.component.test_install import Host, ours, payload_of, refused
+from tests.component.test_reuse import Counting
 from tests.support.agent_bench import Bench
-from tests.support.releases import Workshop
-from updated.errors import ErrorCode, LocalError
+from tests.support.releases import SLOT_BYTES, Workshop
+from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.install.checkpoint import Journal
 from updated.install.files import FileTarget, OldFile
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import V1, V2, Header, encode_header
@@ -23,7 +25,7 @@ from updated.release.sign import load_private_keys, sign, signature_size
 
 OLD, NEW = b"old kernel, " * 1000, b"new kernel! " * 1100  # neither is a whole number of blocks
 ROOT = b"r" * 8192
-SLOT = 1024 * 1024
+SLOT = SLOT_BYTES
 LOOSE = {"policy": {"allow_legacy_payloads": True}}
 
 
@@ -130,6 +132,25 @@ def test_delta_to_another_kernel_changes_nothing(
     before = kernels(host)
     refused(host, payload, ours(workshop), ErrorCode.SOURCE_MISMATCH, **places(host))
     assert kernels(host) == before
+
+
+def test_refused_delta_leaves_an_interrupted_install_as_it_was(
+    tmp_path: Path, host: Host, payload: Path, workshop: Workshop
+) -> None:
+    """What can't be installed here is refused before anything that another release has done is forgotten."""
+    journal = Journal(tmp_path / "journal", every_bytes=4096)
+    other = payload_of(workshop, tmp_path)
+    with pytest.raises(LocalError, match="cable"):
+        host.install(
+            other, ours(workshop), source=Counting(other, end_after=other.stat().st_size // 2), journal=journal
+        )
+    before = journal.read()
+    (host.folder / "vmlinuz-a").write_bytes(b"another kernel")
+    with pytest.raises(RefusedError) as caught:
+        host.install(payload, ours(workshop), journal=journal, **places(host))
+    assert caught.value.code is ErrorCode.SOURCE_MISMATCH
+    assert before is not None
+    assert journal.read() == before
 
 
 def test_pipe_in_the_kernels_place_is_not_waited_for(

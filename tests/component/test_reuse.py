@@ -19,7 +19,7 @@ from updated.install.checkpoint import CHECKPOINT, METADATA, Journal
 from updated.install.fetch import FileSource, HttpSource, Source, make_http
 from updated.install.medium import Target
 from updated.install.packages import PackagePlan
-from updated.install.pipeline import Installed, InstallRequest, install
+from updated.install.pipeline import Installed, InstallRequest, Progress, install
 from updated.install.ranges import Span
 from updated.payload.index import HEAD, KIND
 from updated.payload.trust import TrustPolicy, load_keyring
@@ -55,8 +55,34 @@ class Held:
         yield from self._inner.read(spans)
 
 
-def put(host: Host, workshop: Workshop, source: Source, folder: Path, journal: Journal | None = None) -> Installed:
-    """Install with everything that saves downloads."""
+class Silent:
+    """A source that sends nothing of the operations, until the install is cancelled."""
+
+    def __init__(self, path: Path, host: Host, cancelled: threading.Event) -> None:
+        self._inner, self._host, self._cancelled = FileSource(path), host, cancelled
+
+    def read(self, spans: Sequence[Span]) -> Iterator[memoryview]:
+        if self._host.seen:
+            assert self._cancelled.wait(60)
+            raise UpdateError(ErrorCode.CANCELLED, "the install was cancelled", hint="Start it again.")
+        yield from self._inner.read(spans)
+
+
+def put(
+    host: Host,
+    workshop: Workshop,
+    source: Source,
+    folder: Path,
+    journal: Journal | None = None,
+    cancelled: threading.Event | None = None,
+) -> Installed:
+    """Install with everything that saves downloads; `cancelled` is set when the first chunk is put together."""
+
+    def observe(progress: Progress) -> None:
+        host.seen.append(progress)
+        if cancelled is not None and progress.bytes_reused:
+            cancelled.set()
+
     return install(
         InstallRequest(
             load_keyring(ours(workshop)),
@@ -68,8 +94,8 @@ def put(host: Host, workshop: Workshop, source: Source, folder: Path, journal: J
         source=source,
         boot=host.boot,
         host=host.paths,
-        observe=host.seen.append,
-        cancelled=threading.Event(),
+        observe=observe,
+        cancelled=cancelled or threading.Event(),
     )
 
 
@@ -146,6 +172,20 @@ def test_what_is_here_is_put_together_while_the_line_stands_still(
         seen.append(put(host, workshop, source, tmp_path))
         assert host.content("B") == image
     assert seen[0].bytes_reused == seen[1].bytes_reused > payload.stat().st_size // 2
+
+
+def test_cancel_is_noticed_while_the_line_stands_still(
+    tmp_path: Path, host: Host, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who stops the daemon doesn't wait until everything that needs no line is done."""
+    payload, cancelled = payload_of(workshop, tmp_path), threading.Event()
+    monkeypatch.setattr("updated.install.carry.BATCH_BYTES", 64 * 1024)
+    with pytest.raises(UpdateError) as caught:
+        put(host, workshop, Silent(payload, host, cancelled), tmp_path, cancelled=cancelled)
+    assert caught.value.code is ErrorCode.CANCELLED
+    stopped = host.seen[-1].bytes_reused
+    done = put(host, workshop, FileSource(payload), tmp_path)
+    assert stopped < done.bytes_reused // 2
 
 
 SPOILS: dict[str, Callable[[bytes], bytes]] = {

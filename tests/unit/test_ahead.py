@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.processes import wait_for
 from updated.errors import ErrorCode, RemoteError
 from updated.install.ahead import AHEAD_BYTES, fetched_ahead
 
@@ -51,6 +53,23 @@ def test_no_more_is_fetched_than_there_is_room_for() -> None:
         for _ in range(5):
             next(coming)
     assert asked[0] <= 4 + 5 + 1
+
+
+def test_it_has_enough_when_there_is_room_for_no_more() -> None:
+    """Who waits for an operation that is larger than what may wait would wait without end, or do all else first."""
+    full = threading.Event()
+
+    def endless() -> Iterator[memoryview]:
+        for number in itertools.count(1):
+            if number == 4:
+                full.set()
+            yield PIECE
+
+    with fetched_ahead(endless()) as line:
+        assert full.wait(30)
+        wait_for(lambda: line.has(100 * AHEAD_BYTES) or None, "the line was full")
+        for piece in itertools.islice(line, 5):
+            assert piece is PIECE
 
 
 def test_the_end_stops_the_fetching() -> None:

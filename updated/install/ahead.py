@@ -39,8 +39,8 @@ class Line:
             self._come.put(None)
 
     def has(self, length: int) -> bool:
-        """Tell whether so many bytes can be taken without a wait."""
-        return self._come_bytes >= length
+        """Tell whether so many bytes can be taken without a wait, or none come before some are taken."""
+        return self._come_bytes >= length or self._waiting >= AHEAD_BYTES
 
     def __iter__(self) -> Iterator[memoryview]:
         """Yield the pieces; raise what fetching them raised."""

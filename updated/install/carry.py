@@ -92,7 +92,7 @@ def fetch_spans(todos: Iterable[Todo], metadata: Metadata) -> Spans:
 
 @dataclass(slots=True)
 class _Batch:
-    """Neighbouring work on the slot for one worker, each with the data that it needs."""
+    """Work on the slot for one worker, mostly neighbouring, each with the data that it needs."""
 
     parts: list[tuple[Todo, Given]] = field(default_factory=list)
     cost: int = 0  # bytes that it holds in memory, data and content together
@@ -143,6 +143,7 @@ class Carrier:
                     if self._batch.cost >= BATCH_BYTES:
                         self._hand_over()
                         save(False)
+                        reader.look()
             self._finish()
         except UpdateError:
             self._keep_what_came(save)

@@ -1,4 +1,4 @@
-"""Carries batches of neighbouring operations out on both cores, in bounded memory, in the payload's order."""
+"""Carries batches of operations out on both cores, in bounded memory; begun and settled in the order they come."""
 
 from __future__ import annotations
 

@@ -188,13 +188,13 @@ class _Install:
             target.check_space(image.size)
             running = stack.enter_context(open_running(boot))
             check_source(manifest, root, running)
+            files = open_files(manifest, request.file_targets, request.file_sources, stack)
             total = metadata.payload_size + sum(package.size for package in packages)
             work = Work(
                 metadata, root, target, running, slot.partuuid, Meter("downloading", total, self._means.observe)
             )
             plan = self._planner.plan(work)
             keeper = stack.enter_context(self._planner.keeper(work))
-            files = open_files(manifest, request.file_targets, request.file_sources, stack)
             prepare_packages(packages, request.packages)
             boot.unmark(slot)
             if manifest.changes_in_place(root) and root.old is not None:

@@ -53,5 +53,7 @@ def plan_reuse(manifest: Manifest, root: Partition, finder: Finder) -> Plan | No
     return Plan(_with_others(manifest, PartTodos(root, numbers, chunks)), settled_bytes=in_place, finder=finder)
 
 
-def _with_others(manifest: Manifest, first: PartTodos) -> Todos:
-    return Todos((first, *(all_of(part) for part in manifest.partitions if part is not first.partition)))
+def _with_others(manifest: Manifest, of_slot: PartTodos) -> Todos:
+    """Return what is to be done for all partitions, as their data lie in the payload: what is fetched ascends."""
+    slot = of_slot.partition
+    return Todos(tuple(of_slot if part is slot else all_of(part) for part in manifest.partitions))

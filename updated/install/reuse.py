@@ -188,7 +188,7 @@ class Finder:
         return [self._places[place - ALIAS] if ALIAS <= place < ZERO else place for place in places]
 
     def _usable(self, chunk: int) -> bool:
-        """Tell whether every block is there, and will be when it is its turn: chunks are written front to back."""
+        """Tell whether every block is there, and will be when it is its turn: nothing behind it is written before."""
         places = self._places_of(chunk)
         if MISSING in places:
             return False

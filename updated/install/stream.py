@@ -153,6 +153,14 @@ class PayloadReader:
         """Return how many bytes have been taken from the stream and not read yet."""
         return len(self._rest)
 
+    def look(self) -> None:
+        """Look whether the install shall end, where work is done for which nothing is read.
+
+        Raises:
+            UpdateError: CANCELLED.
+        """
+        check_cancelled(self._cancelled)
+
     def take(self, length: int) -> memoryview:
         """Return the next `length` bytes.
 

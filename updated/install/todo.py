@@ -77,7 +77,7 @@ def as_data_come(part: PartTodos, has: Callable[[int], bool]) -> Iterator[tuple[
         part: of a partition in which no operation reads or writes what another one wrote.
         has: tells whether so many bytes of data have come.
 
-    Returns:
+    Yields:
         Each with how many of all, from the first one on, are done when it and all that were yielded before it are.
     """
     numbered = (enumerate(part), enumerate(part))
