@@ -19,8 +19,8 @@ from updated.install.checkpoint import Journal
 from updated.install.files import FileTarget, OldFile
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import V1, V2, Header, encode_header
-from updated.payload.manifest import Image, OpType
-from updated.release.extract import extract
+from updated.payload.manifest import Image, Manifest, OpType, Partition
+from updated.release.extract import ImageFile, extract
 from updated.release.sign import load_private_keys, sign, signature_size
 
 OLD, NEW = b"old kernel, " * 1000, b"new kernel! " * 1100  # neither is a whole number of blocks
@@ -207,3 +207,24 @@ def test_daemon_takes_the_running_slots_kernel_by_its_setting(
     done = bench.machine.ctl("apply", str(make_payload(tmp_path / "by-hand", workshop, major)), "--wait")
     assert done.returncode == 0, done.stderr
     assert {path.name: path.read_bytes() for path in boot.iterdir()} == {"vmlinuz-a": OLD, "vmlinuz-b": NEW}
+
+
+def test_old_image_lacks_less_than_a_block(tmp_path: Path) -> None:
+    """What an old image's last block lacks is read as zeros; one that lacks more is another image."""
+    (tmp_path / "old").write_bytes(b"o" * 5000)
+    with (tmp_path / "old").open("rb") as file:
+        image = ImageFile(file.fileno(), 4096, fresh=False)
+        assert image.read(4096, 4096) == (b"o" * 904).ljust(4096, b"\0")
+        for offset, length in ((4096, 8192), (8192, 4096)):
+            with pytest.raises(LocalError) as caught:
+                image.read(offset, length)
+            assert caught.value.code is ErrorCode.SOURCE_MISMATCH
+
+
+def test_whole_kernel_beside_a_delta_of_the_slot_is_made_of_nothing() -> None:
+    """A kernel says by its own operations whether it changes in place, whatever the slot's do; the slot goes by any."""
+    old = Image(4096, b"h" * 32)
+    root = Partition("root", (), old, old, kinds=frozenset({OpType.BSDIFF}))
+    kernel = Partition("kernel", (), old, old, is_file=True, kinds=frozenset({OpType.REPLACE}))
+    manifest = Manifest(1, 0, 4096, (root, kernel), None, (), 0, 0, 0)
+    assert (manifest.changes_in_place(root), manifest.changes_in_place(kernel)) == (True, False)
