@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.support.releases import PRODUCT, SLOT_BYTES, Workshop
 from updated.errors import ErrorCode, LocalError, RefusedError, RemoteError
 from updated.install import kept
 from updated.install.checkpoint import CHECKPOINT, PAYLOAD, Journal
+from updated.install.crew import Batch, Crew
 from updated.install.fetch import FileSource, Source
 from updated.install.pipeline import Installed, InstallRequest, install
 from updated.payload.trust import TrustPolicy, load_keyring
@@ -190,3 +192,24 @@ def test_payload_whose_metadata_are_signed_is_not_kept(tmp_path: Path, workshop:
     journal = Journal(tmp_path / "journal", every_bytes=EVERY_BYTES)
     put(host, ours(workshop), FileSource(payload_of(workshop, tmp_path)), journal)
     assert not journal.payload.exists()
+
+
+def test_delta_that_changes_its_slot_in_place_goes_batch_by_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch may read what the one before it wrote, so it isn't begun until that is done."""
+    monkeypatch.setattr("updated.install.carry.BATCH_BYTES", 1)
+    under_way, most, carry_out = [0], [0], Crew._carry_out
+
+    def counted(self: Crew, batch: Batch) -> None:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        time.sleep(0.01)  # so that another one would be seen beside it
+        carry_out(self, batch)
+        under_way[0] -= 1
+
+    monkeypatch.setattr(Crew, "_carry_out", counted)
+    host = Host(tmp_path, image(tmp_path, "old"), 8 * 1024 * 1024)
+    put(host, key_a(), FileSource(V1 / "delta-signed.bin"), Journal(tmp_path / "journal"))
+    assert host.content("B") == image(tmp_path, "new").read_bytes()
+    assert most == [1]
