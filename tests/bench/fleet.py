@@ -25,6 +25,7 @@ from pathlib import Path
 
 from tests.bench.fleet_cas import run_cas
 from tests.bench.fleet_tickets import WATCH_SECS, Load, run_tickets
+from tests.bench.measure import cpu_of, high_water
 from tests.support.etcd import Etcd
 from updated.common.cli import table
 
@@ -49,6 +50,7 @@ class Row:
 
     client_cpu_secs: float
     etcd_cpu_secs: float
+    etcd_mib: float  # the most memory that it had so far
 
     @property
     def per_slot(self) -> float:
@@ -64,7 +66,7 @@ async def measure(etcd: Etcd, waiters: int, *, secs: float, cas_secs: float, wat
         if bound <= 0:
             continue
         loop = asyncio.get_running_loop()
-        start, client_cpu, etcd_cpu = loop.time(), time.process_time(), etcd.cpu_secs()
+        start, client_cpu, etcd_cpu = loop.time(), time.process_time(), cpu_of(etcd.pid)
         load = Load(waiters, limit, bound, watch_secs=watch_secs)
         tally = await run(etcd.endpoint, load, random.Random(waiters))
         rows.append(
@@ -73,7 +75,7 @@ async def measure(etcd: Etcd, waiters: int, *, secs: float, cas_secs: float, wat
                 requests=tally.requests, by_time=tally.by_time, compare_failures=tally.compare_failures,
                 faults=tally.faults, inversions=tally.inversions,
                 client_cpu_secs=round(time.process_time() - client_cpu, 1),
-                etcd_cpu_secs=round(etcd.cpu_secs() - etcd_cpu, 1),
+                etcd_cpu_secs=round(cpu_of(etcd.pid) - etcd_cpu, 1), etcd_mib=high_water(etcd.pid) / 1024,
             )
         )  # fmt: skip
     return rows
@@ -83,13 +85,13 @@ def render(rows: Sequence[Row]) -> str:
     """Lay the rows out for people."""
     header = (
         "design", "waiters", "max", "granted", "seconds", "requests", "by time", "the others per slot",
-        "compare failures", "out of turn", "faults", "CPU here", "CPU of etcd",
+        "compare failures", "out of turn", "faults", "CPU here", "CPU of etcd", "its MiB",
     )  # fmt: skip
     lines = [
         (
             row.design, str(row.waiters), str(row.max), f"{row.granted} of {row.waiters}", f"{row.secs:.1f}",
             str(row.requests), str(row.by_time), f"{row.per_slot:.1f}", str(row.compare_failures), str(row.inversions),
-            str(row.faults), f"{row.client_cpu_secs:.1f}", f"{row.etcd_cpu_secs:.1f}",
+            str(row.faults), f"{row.client_cpu_secs:.1f}", f"{row.etcd_cpu_secs:.1f}", f"{row.etcd_mib:.0f}",
         )
         for row in rows
     ]  # fmt: skip

@@ -13,15 +13,15 @@ import pytest
 from tests.component.test_install import Host, ours, payload_of, refused
 from tests.component.test_reuse import Counting
 from tests.support.agent_bench import Bench
-from tests.support.releases import SLOT_BYTES, Workshop
+from tests.support.releases import SLOT_BYTES, Workshop, sealed
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install.checkpoint import Journal
 from updated.install.files import FileTarget, OldFile
 from updated.payload import update_metadata_pb2 as pb
-from updated.payload.framing import V1, V2, Header, encode_header
+from updated.payload.framing import V1, V2
 from updated.payload.manifest import Image, Manifest, OpType, Partition
 from updated.release.extract import ImageFile, extract
-from updated.release.sign import load_private_keys, sign, signature_size
+from updated.release.sign import load_private_keys, signature_size
 
 OLD, NEW = b"old kernel, " * 1000, b"new kernel! " * 1100  # neither is a whole number of blocks
 ROOT = b"r" * 8192
@@ -40,11 +40,7 @@ def make_payload(path: Path, workshop: Workshop, major: int = V1) -> Path:
     operation = _add(kernel, kind, len(ROOT), patch, dst=(0, 4))
     operation.src_extents.add(start_block=0, num_blocks=3)
     operation.src_length, operation.dst_length = len(OLD), len(NEW)
-    raw = manifest.SerializeToString()
-    metadata = encode_header(Header(major, len(raw), size if major == V2 else 0)) + raw
-    of_metadata = sign(hashlib.sha256(metadata).digest(), keys) if major == V2 else b""
-    data = ROOT + patch
-    path.write_bytes(metadata + of_metadata + data + sign(hashlib.sha256(metadata + data).digest(), keys))
+    path.write_bytes(sealed(manifest, ROOT + patch, keys, major))
     return path
 
 

@@ -12,14 +12,13 @@ import pytest
 from tests.component.test_install import Host, ours
 from tests.component.test_reuse import Counting
 from tests.support.lying_server import LyingServer
-from tests.support.releases import Workshop
+from tests.support.releases import Workshop, sealed
 from updated.errors import LocalError
 from updated.install.checkpoint import Journal
 from updated.install.fetch import HttpSource, make_http
 from updated.payload import update_metadata_pb2 as pb
-from updated.payload.framing import V2, Header, encode_header
 from updated.payload.manifest import OpType
-from updated.release.sign import load_private_keys, sign, signature_size
+from updated.release.sign import load_private_keys, signature_size
 
 BLOCK = 4096
 KERNEL, ROOT = random.Random(1).randbytes(6 * BLOCK), random.Random(2).randbytes(64 * BLOCK)
@@ -41,14 +40,11 @@ def make_payload(path: Path, workshop: Workshop) -> Path:
             operation.data_sha256_hash = hashlib.sha256(content[at : at + BLOCK]).digest()
             operation.dst_extents.add(start_block=at // BLOCK, num_blocks=1)
             offset += BLOCK
-    raw = manifest.SerializeToString()
-    metadata = encode_header(Header(V2, len(raw), signature_size(keys))) + raw
-    of_metadata = sign(hashlib.sha256(metadata).digest(), keys)
-    path.write_bytes(metadata + of_metadata + data + sign(hashlib.sha256(metadata + data).digest(), keys))
+    path.write_bytes(sealed(manifest, data, keys))
     return path
 
 
-@pytest.mark.parametrize("share", [0.1, 0.4, 0.8])
+@pytest.mark.parametrize("share", [0.4, 0.8])
 def test_interrupted_install_goes_on_over_http(
     tmp_path: Path, workshop: Workshop, monkeypatch: pytest.MonkeyPatch, share: float
 ) -> None:
@@ -65,4 +61,4 @@ def test_interrupted_install_goes_on_over_http(
         done = host.install(payload, ours(workshop), source=source, **told)
     assert host.content("B", len(ROOT)) == ROOT
     assert (tmp_path / "vmlinuz").read_bytes() == KERNEL
-    assert done.bytes_done < size or share < 0.2
+    assert done.bytes_done < size

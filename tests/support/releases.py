@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
 from tests.support.images import MIB, make_ext4, make_tree
+from updated.payload import update_metadata_pb2 as pb
+from updated.payload.framing import V2, Header, encode_header
 from updated.release.build import BuildRequest, build
-from updated.release.sign import keygen
+from updated.release.sign import keygen, sign, signature_size
 from updated.server.catalogue import Catalogue
 
 PRODUCT = "org.example.test-os"
@@ -55,3 +61,11 @@ class Workshop:
     def trust(self, keys_dir: Path, name: str = "release.pem") -> None:
         """Install the public key on a host."""
         shutil.copy(self.keys / "public.pem", keys_dir / name)
+
+
+def sealed(manifest: pb.DeltaArchiveManifest, data: bytes, keys: Sequence[RSAPrivateKey], major: int = V2) -> bytes:
+    """Return a payload of a manifest that was written by hand, signed; in version 2 its metadata are, too."""
+    raw = manifest.SerializeToString()
+    metadata = encode_header(Header(major, len(raw), signature_size(keys) if major == V2 else 0)) + raw
+    of_metadata = sign(sha256(metadata).digest(), keys) if major == V2 else b""
+    return metadata + of_metadata + data + sign(sha256(metadata + data).digest(), keys)

@@ -26,7 +26,7 @@ class OldFile:
     """The running slot's file, which a delta was made from; use it as a context. Behind its end it reads as zeros."""
 
     def __init__(self, path: Path, image: Image) -> None:
-        self._path, self.size, self._sha256 = path, image.size, image.sha256
+        self._path, self.image = path, image
         self._fd = -1
 
     def __enter__(self) -> Self:
@@ -48,7 +48,8 @@ class OldFile:
             RefusedError: SOURCE_MISMATCH.
             LocalError: READ_BACK.
         """
-        if os.fstat(self._fd).st_size != self.size or hash_of(self, self.size) != self._sha256:
+        size = self.image.size
+        if os.fstat(self._fd).st_size != size or hash_of(self, size) != self.image.sha256:
             raise _foreign(f"{self._path} is another file than the one that the delta was made from")
 
     def read(self, offset: int, length: int) -> bytes:
@@ -57,7 +58,7 @@ class OldFile:
         Raises:
             LocalError: READ_BACK.
         """
-        return _read(self._fd, self._path, offset, min(length, max(0, self.size - offset))).ljust(length, b"\0")
+        return _read(self._fd, self._path, offset, min(length, max(0, self.image.size - offset))).ljust(length, b"\0")
 
 
 def _foreign(message: str) -> RefusedError:
@@ -117,9 +118,10 @@ class FileTarget:
         Raises:
             LocalError: READ_BACK, DOWNLOAD_WRITE, NO_SPACE.
         """
-        copy(old, self, old.size)
+        copy(old, self, old.image.size)
+        blocks = max(image.blocks(block_size) for image in (old.image, self._image))
         try:
-            os.ftruncate(self._fd, -(-max(old.size, self._image.size) // block_size) * block_size)
+            os.ftruncate(self._fd, blocks * block_size)
         except OSError as error:
             raise self._failed(error) from error
 

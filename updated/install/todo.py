@@ -80,9 +80,8 @@ def as_data_come(part: PartTodos, has: Callable[[int], bool]) -> Iterator[tuple[
     Yields:
         Each with how many of all, from the first one on, are done when it and all that were yielded before it are.
     """
-    numbered = (enumerate(part), enumerate(part))
-    waiting = (found for found in numbered[0] if found[1].needs_data)
-    free = (found for found in numbered[1] if not found[1].needs_data)
+    waiting = (found for found in enumerate(part) if found[1].needs_data)
+    free = (found for found in enumerate(part) if not found[1].needs_data)
     behind, ahead = next(waiting, None), next(free, None)
     while True:
         if ahead is not None and (behind is None or ahead[0] < behind[0] or not has(behind[1].op.data_length)):
