@@ -13,7 +13,7 @@ HOUSE_TESTS = tests/unit/test_house_*.py tests/component/test_units_*.py
 export PYTHON VENV
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo test check campaign bench proto lock install install-python install-files clean bootstrap-demo bootstrap-test
+.PHONY: help demo test check campaign e2e bench proto lock install install-python install-files clean bootstrap-demo bootstrap-test
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -36,6 +36,9 @@ check: bootstrap-test  ## lint, types, layers, units: seconds
 
 campaign: bootstrap-test  ## the whole suite with the large numbers: long
 	CAMPAIGN=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
+
+e2e: bootstrap-test  ## whole machines, containers and VMs: a table of each boot; CAMPAIGN=1 for all of them
+	$(BIN)/pytest -q -n $(JOBS) --dist worksteal tests/e2e
 
 bench: bootstrap-test  ## the tables of docs/benchmarks.md, on this machine: an hour; ROWS=fleet ROWS=full,cpu RUNS=5 JSON=FILE
 	$(if $(filter-out fleet,$(ROWS)),,$(BIN)/python -m tests.bench.fleet)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.support.figures import gather
+from tests.support.verdicts import Scenario, starter, table
 
 
 @pytest.fixture(scope="session")
@@ -13,17 +16,27 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture
+def scenario(record_property: Callable[[str, object], None]) -> Callable[[str, str], Scenario]:
+    """Begin a row of the table of `make e2e`: `scenario("nspawn", "update A to B").booted("A")`."""
+    return starter(record_property)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what tests recorded as a `figure`, or noted as `figures`: how much was tried, and what came of it."""
-    recorded = [
-        pair
-        for reports in terminalreporter.stats.values()
-        for report in reports
+    """Print what tests recorded: `figure` and `figures`, how much was tried; `scenario`, the table of the machines."""
+    reports = [
+        report
+        for stats in terminalreporter.stats.values()
+        for report in stats
         if isinstance(report, pytest.TestReport) and report.when == "call"
-        for pair in report.user_properties
     ]
+    recorded = [pair for report in reports for pair in report.user_properties]
     figures = [str(value) for name, value in recorded if name == "figure"] + gather(recorded)
     if figures:
         terminalreporter.section("figures")
         for figure in sorted(figures):
             terminalreporter.line(figure)
+    if lines := table(reports):
+        terminalreporter.section("end to end")
+        for line in lines:
+            terminalreporter.line(line)
