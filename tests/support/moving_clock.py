@@ -19,6 +19,9 @@ class MovingClock:
     def monotonic(self) -> float:
         return (self._now - self._start).total_seconds()
 
+    def since_boot(self) -> float:
+        return self.monotonic()
+
     def advance(self, secs: float) -> None:
         self._now += timedelta(seconds=secs)
 

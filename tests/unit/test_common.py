@@ -250,3 +250,17 @@ def test_bytes_for_people() -> None:
     assert [cli.human_bytes(n) for n in (0, 1023, 1024, 1536, 5 * 1024**3)] == [
         "0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB",
     ]  # fmt: skip
+
+
+async def test_who_waits_for_a_program_shows_to_be_alive(tmp_path: Path) -> None:
+    """`alive` is called while the program runs: this one ends only because it was."""
+    flag, calls = tmp_path / "alive", 0
+
+    def alive() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            flag.touch()
+
+    done = await process.run(["sh", "-c", f"while ! [ -e {flag} ]; do sleep 0.05; done"], timeout_secs=60, alive=alive)
+    assert (done.returncode, done.timed_out) == (0, False)

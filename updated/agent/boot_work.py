@@ -97,7 +97,7 @@ class BootWork:
             LocalError: HEALTH_FAILED on a boot that has nothing to fall back to, BOOT_CONTROL when marking failed.
         """
         context = self._context
-        verdict = await judge(context.means.settings.health, context.means.clock)
+        verdict = await judge(context.means.settings.health, context.means.clock, context.beat)
         if verdict.healthy:
             await self._confirm()
             return (Event.HEALTHY,)

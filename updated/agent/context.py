@@ -65,6 +65,10 @@ class Context:
         """Return the wall clock as RFC 3339."""
         return rfc3339(self.means.clock.now())
 
+    def beat(self) -> None:
+        """Work goes on: the watchdog is fed at its next look. To be called from the event loop's thread."""
+        self.pulse += 1
+
     def save(self) -> None:
         """Write the memory durably and show what changed in it.
 

@@ -134,12 +134,9 @@ class InstallWork:
             check_cancelled(self._cancelled)
             if monotonic() - told >= PULSE_SECS:
                 told = monotonic()
-                loop.call_soon_threadsafe(self._beat)
+                loop.call_soon_threadsafe(self._context.beat)
 
         return alive
-
-    def _beat(self) -> None:
-        self._context.pulse += 1
 
     def _files_of(self, slot: Slot) -> dict[str, Path]:
         path = _of_slot(self._context.means.settings.slots.kernel_path, slot)
@@ -152,7 +149,7 @@ class InstallWork:
 
     def _observe(self, seen: Progress) -> None:
         view = self._context.view
-        self._context.pulse += 1
+        self._context.beat()
         if seen.phase == "downloading":
             view.bytes_done, view.bytes_total, view.bytes_reused = seen.bytes_done, seen.bytes_total, seen.bytes_reused
         else:

@@ -19,6 +19,10 @@ class Clock(Protocol):
         """Return seconds that never run backwards (for deadlines and rates)."""
         ...
 
+    def since_boot(self) -> float:
+        """Return the seconds since the kernel started, without those in which the machine was suspended."""
+        ...
+
     async def sleep(self, secs: float) -> None:
         """Wait for `secs` seconds."""
         ...
@@ -34,6 +38,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Return the kernel's monotonic clock in seconds."""
         return time.monotonic()
+
+    def since_boot(self) -> float:
+        """Return CLOCK_MONOTONIC, which Linux counts from the start of the kernel."""
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
 
     async def sleep(self, secs: float) -> None:
         """Wait for `secs` seconds without blocking the event loop."""

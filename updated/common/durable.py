@@ -42,11 +42,16 @@ def _sweep(path: Path) -> None:
 def give_to_directory_owner(fd: int, directory: Path) -> None:
     """Let a file that root makes in a daemon's directory belong to that daemon, which must go on using it.
 
+    A file that belongs to that owner as it is isn't touched: a daemon in its own directory makes no system call that
+    its unit's `SystemCallFilter=` forbids (`fchown` is one of `@privileged`, even where it changes nothing).
+
     Raises:
-        OSError: the directory can't be looked at.
+        OSError: the directory can't be looked at, or the file can't be given away.
     """
-    if os.geteuid() == 0:
-        owner = directory.stat()
+    if os.geteuid() != 0:
+        return
+    owner, made = directory.stat(), os.fstat(fd)
+    if (owner.st_uid, owner.st_gid) != (made.st_uid, made.st_gid):
         os.fchown(fd, owner.st_uid, owner.st_gid)
 
 

@@ -7,13 +7,14 @@ import contextlib
 import errno
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 OUTPUT_LIMIT = 64 * 1024  # bytes kept of each stream; a hook that talks more is cut, not believed
 GRACE_SECS = 5.0  # between SIGTERM and SIGKILL
 LEFT_SECS = 1.0  # after SIGKILL, for the rest of the output; who left the group and holds the pipes isn't waited for
 STREAM_LIMIT = 64 * 1024  # bytes that asyncio reads ahead
+ALIVE_SECS = 1.0  # between two signs of life of who waits for a program; a watchdog looks far less often
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,24 @@ class Completed:
     timed_out: bool = False
 
 
-async def run(argv: Sequence[str], *, timeout_secs: float, env: Mapping[str, str] | None = None) -> Completed:
+async def run(
+    argv: Sequence[str],
+    *,
+    timeout_secs: float,
+    env: Mapping[str, str] | None = None,
+    alive: Callable[[], None] | None = None,
+) -> Completed:
     """Run a program to its end, or to its deadline, in a process group of its own.
 
     At the deadline the whole group gets SIGTERM, and SIGKILL five seconds later, so that nothing it started
     lives on. What left the group by a session of its own may live on, but isn't waited for.
+
+    Args:
+        argv: the program and its arguments.
+        timeout_secs: its deadline.
+        env: its whole environment; None for this process's own.
+        alive: called once a second while the program runs within its deadline: who waits for a program that
+            is bounded isn't hanging, whatever the program does.
 
     Raises:
         OSError: the program can't be started.
@@ -39,7 +53,7 @@ async def run(argv: Sequence[str], *, timeout_secs: float, env: Mapping[str, str
     out, err = bytearray(), bytearray()
     ending = asyncio.ensure_future(_to_its_end(child, out, err))
     try:
-        ended, _ = await asyncio.wait([ending], timeout=timeout_secs)
+        ended = await _wait_until(ending, timeout_secs, alive)
         if ended:
             ending.result()
         else:
@@ -52,6 +66,19 @@ async def run(argv: Sequence[str], *, timeout_secs: float, env: Mapping[str, str
         await _close(transport)
     returncode = child.returncode if child.returncode is not None else -signal.SIGKILL
     return Completed(returncode, out.decode(errors="replace"), err.decode(errors="replace"), timed_out=not ended)
+
+
+async def _wait_until(ending: asyncio.Future[None], timeout_secs: float, alive: Callable[[], None] | None) -> bool:
+    """Wait for the end, at most until the deadline, with a sign of life every second; tell whether it came."""
+    left = timeout_secs
+    while alive is not None and left > ALIVE_SECS:
+        alive()
+        ended, _ = await asyncio.wait([ending], timeout=ALIVE_SECS)
+        if ended:
+            return True
+        left -= ALIVE_SECS
+    ended, _ = await asyncio.wait([ending], timeout=left)
+    return bool(ended)
 
 
 async def _started(
