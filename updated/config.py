@@ -33,6 +33,7 @@ UPDATE_CONF_KEYS = {
     "DOWNLOAD_PASSWORD": "download.password",
 }
 HIDDEN = "(hidden)"
+BOOT_LOADERS = ("gptprio", "systemd-boot", "grub")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,13 @@ class SlotSettings:
 
     disk: Path | None = None  # a block device or an image file; none: the disk that the running slot is on
     labels: tuple[str, ...] = ("USR-A", "USR-B")
+    verity_labels: tuple[str, ...] = ()  # of their hash partitions; none: they have no verity trees of their own
     tries: int = 3
-    kernel_path: Path | None = None  # where a payload's kernel goes, `{slot}` is a or b
+    boot_loader: str = "gptprio"  # or systemd-boot, grub
+    kernel_path: Path | None = None  # gptprio, grub: where a payload's kernel goes, `{slot}` is a or b
+    initrd_path: Path | None = None  # likewise, its initrd
+    esp: Path | None = None  # systemd-boot: where the ESP is mounted; none: /efi, /boot or /boot/efi
+    grubenv: Path = Path("/boot/grub/grubenv")  # grub: its environment block
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,10 +190,7 @@ def _put_update_conf(layers: Layers) -> None:
 
 
 def _check(settings: Settings) -> None:
-    if len(set(settings.slots.labels)) != 2:  # noqa: PLR2004 - A and B
-        raise _bad(f"slots.labels must name two partitions, not {list(settings.slots.labels)}")
-    if not 1 <= settings.slots.tries <= 15:  # noqa: PLR2004 - four bits of the GPT attributes
-        raise _bad(f"slots.tries must be 1 to 15, not {settings.slots.tries}")
+    _check_slots(settings.slots)
     if settings.packages.dir is not None and "{slot}" not in str(settings.packages.dir):
         raise _bad(f"packages.dir must have {{slot}} in it, for each slot has its own, not {settings.packages.dir}")
     if settings.health.interval_secs <= 0:
@@ -197,6 +200,21 @@ def _check(settings: Settings) -> None:
     url = settings.server.url
     if url and url != "disabled" and not url.startswith(("http://", "https://")):
         raise _bad(f"server.url must begin with https:// or http://, or be `disabled`, not {url!r}")
+
+
+def _check_slots(slots: SlotSettings) -> None:
+    if slots.boot_loader not in BOOT_LOADERS:
+        raise _bad(f"slots.boot_loader must be one of {', '.join(BOOT_LOADERS)}, not {slots.boot_loader!r}")
+    if len(set(slots.labels)) != 2:  # noqa: PLR2004 - A and B
+        raise _bad(f"slots.labels must name two partitions, not {list(slots.labels)}")
+    verity = slots.verity_labels
+    if verity and (len(verity), len({*verity, *slots.labels})) != (2, 4):
+        raise _bad(f"slots.verity_labels must name two further partitions or none, not {list(verity)}")
+    if not 1 <= slots.tries <= 15:  # noqa: PLR2004 - four bits of the GPT attributes
+        raise _bad(f"slots.tries must be 1 to 15, not {slots.tries}")
+    for name, path in (("kernel_path", slots.kernel_path), ("initrd_path", slots.initrd_path)):
+        if path is not None and "{slot}" not in str(path):
+            raise _bad(f"slots.{name} must have {{slot}} in it, for each slot has its own, not {path}")
 
 
 def _check_download(download: DownloadSettings) -> None:

@@ -22,9 +22,7 @@ from updated.common.errors import OperatorError
 from updated.config import Settings, load
 from updated.confirm.reboot import reboot_by_command, reboot_by_logind
 from updated.errors import ErrorCode, LocalError, RefusedError
-from updated.slots.boot.gptprio import GptPrio
-from updated.slots.layout import HostPaths
-from updated.slots.running import booted_partuuids, find_disk
+from updated.wiring import boot_control, host_paths
 
 logger = log.get_logger("main")
 
@@ -69,23 +67,11 @@ def make_means(settings: Settings) -> Means:
     Raises:
         LocalError: the disk with the slots can't be found.
     """
-    host = settings.host
-    paths = HostPaths(
-        cmdline=host.cmdline,
-        mountinfo=host.mountinfo,
-        sysfs=host.sysfs,
-        boot_id=host.boot_id,
-        machine_id=host.machine_id,
-        os_release=host.os_release,
-        root=host.root,
-    )
-    partuuids = booted_partuuids(paths)
-    disk = settings.slots.disk or find_disk(partuuids, paths)
-    labels = (settings.slots.labels[0], settings.slots.labels[1])
+    paths = host_paths(settings.host)
     return Means(
         settings=settings,
         clock=SystemClock(),
-        boot=GptPrio(disk, booted_partuuids=partuuids, labels=labels),
+        boot=boot_control(settings.slots, paths),
         host=paths,
         store=Store(settings.state_dir),
         fraction=random.SystemRandom().random,

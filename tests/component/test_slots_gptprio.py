@@ -13,10 +13,11 @@ import pytest
 from tests.support.bootloader import boot as boot_loader
 from tests.support.bootloader import choose, valid_copies
 from tests.support.crashes import MemoryDisk
-from tests.support.disks import ENV, ROOTFS_TYPE, Bits, make_disk
+from tests.support.disks import EDGE, ENV, ROOTFS_TYPE, SMALL_PARTITION, Bits, make_disk
 from tests.support.slots import control, other_slot, partuuid_of
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.slots.boot.gptprio import GptPrio
+from updated.slots.layout import Layout
 
 SLOT_BYTES = 256 * 1024
 GOOD = Bits(priority=1, successful=True)
@@ -62,6 +63,70 @@ def test_an_update_and_a_confirmation(disk: Path) -> None:
     after.confirm(after.booted())
     assert [boot_loader(disk).label for _ in range(3)] == ["USR-B"] * 3
     assert other_slot(after).bootable
+
+
+def test_a_trial_that_is_given_up_is_over(disk: Path) -> None:
+    """After `give_up` the boot loader comes back to the proven slot at once, whatever tries were left."""
+    boot = running_from(disk)
+    boot.arm(other_slot(boot), 7)
+    assert boot_loader(disk).label == "USR-B"
+    after = running_from(disk, "USR-B")
+    after.give_up(after.booted())
+    assert [boot_loader(disk).label for _ in range(2)] == ["USR-A"] * 2
+    assert (after.booted().priority, after.booted().tries, after.booted().successful) == (2, 0, False)
+
+
+@pytest.mark.parametrize("other", [Bits(), Bits(1), Bits(1, tries=3), Bits(0, successful=True)])
+def test_a_trial_is_kept_up_while_nothing_else_is_proven(tmp_path: Path, other: Bits) -> None:
+    """`give_up` refuses and writes nothing unless the other slot is marked good and may boot."""
+    disk = make_disk(tmp_path / "disk.img", SLOT_BYTES, bits={"USR-A": other, "USR-B": Bits(2, tries=2)})
+    boot, before = running_from(disk, "USR-B"), disk.read_bytes()
+    with pytest.raises(LocalError, match="isn't proven") as caught:
+        boot.give_up(boot.booted())
+    assert caught.value.code is ErrorCode.BOOT_CONTROL
+    assert disk.read_bytes() == before
+
+
+@pytest.mark.parametrize("label", ["USR-A", "USR-B"])
+def test_only_the_running_slots_trial_can_be_given_up(disk: Path, label: str) -> None:
+    """`give_up` of a slot that is proven, or that doesn't run, is refused, and nothing is written."""
+    boot, before = running_from(disk), disk.read_bytes()
+    slot = next(slot for slot in boot.slots() if slot.label == label)
+    with pytest.raises(LocalError, match="isn't the one that runs" if label == "USR-B" else "marked good already"):
+        boot.give_up(slot)
+    assert disk.read_bytes() == before
+
+
+def test_hash_partitions_are_found_by_their_labels(disk: Path) -> None:
+    """`verity_of` gives each slot the place of the partition with its label in `verity_labels`; without labels none."""
+    partuuid = partuuid_of(disk.read_bytes(), "USR-A")
+    boot = GptPrio(disk, booted_partuuids=(partuuid,), layout=Layout(verity_labels=("ESP", "DATA")))
+    places = [boot.verity_of(slot) for slot in boot.slots()]
+    after_slots = EDGE + SMALL_PARTITION + 2 * SLOT_BYTES
+    assert places == [(disk, EDGE, SMALL_PARTITION), (disk, after_slots, SMALL_PARTITION)]
+    assert running_from(disk).verity_of(boot.booted()) is None
+
+
+def test_a_hash_partition_that_is_not_there_is_named(disk: Path) -> None:
+    """A label of `verity_labels` that no partition has is an error that names it and the setting."""
+    partuuid = partuuid_of(disk.read_bytes(), "USR-A")
+    boot = GptPrio(disk, booted_partuuids=(partuuid,), layout=Layout(verity_labels=("ESP", "NONE")))
+    with pytest.raises(LocalError, match="0 partitions labelled NONE") as caught:
+        boot.verity_of(boot.booted())
+    assert (caught.value.code, "slots.verity_labels" in caught.value.hint) == (ErrorCode.SLOT_NOT_FOUND, True)
+
+
+def test_notes_say_which_copy_is_damaged(disk: Path) -> None:
+    """`notes` names the disk, and the copy of the table that doesn't hold; after a change nothing is damaged."""
+    boot = running_from(disk)
+    assert [str(disk) in note for note in boot.notes()] == [True]
+    with disk.open("r+b") as file:
+        file.seek(-valid_copies(disk.read_bytes())[0].sector, 2)
+        file.write(b"X")  # in the backup header's signature
+    assert ["backup copy" in note for note in boot.notes()] == [False, True]
+    boot.unmark(other_slot(boot))
+    boot.arm(other_slot(boot), 1)
+    assert len(boot.notes()) == 1
 
 
 def test_priorities_never_run_out(disk: Path) -> None:

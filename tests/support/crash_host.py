@@ -39,6 +39,7 @@ from updated.release.build import BuildRequest, build
 from updated.release.sign import keygen
 from updated.slots.boot.gptprio import GptPrio
 from updated.slots.layout import HostPaths
+from updated.wiring import layout_of
 
 BLOCK = 4096
 SLOT_BYTES = 256 * 1024
@@ -201,7 +202,7 @@ class Session:
     def __init__(self, host: CrashHost, partuuid: str) -> None:
         settings = host.settings()
         self.host = host
-        self.boot = GptPrio(host.disk, booted_partuuids=(partuuid,))
+        self.boot = GptPrio(host.disk, booted_partuuids=(partuuid,), layout=layout_of(settings.slots))
         means = Means(
             settings=settings,
             clock=MovingClock(datetime(2026, 5, 5, 12, tzinfo=UTC)),

@@ -23,6 +23,7 @@ from updated.install.pipeline import Installed, InstallRequest, Progress, instal
 from updated.install.stream import check_cancelled
 from updated.omaha.protocol import Offer
 from updated.payload.trust import TrustPolicy
+from updated.slots.boot import Contents
 from updated.slots.layout import Slot
 
 PULSE_SECS = 1.0  # pieces come far more often than a watchdog looks
@@ -86,8 +87,8 @@ class InstallWork:
             ),
             now=context.means.clock.now(),
             offer_version=offer.version,
-            file_targets=self._files_of(self._other_slot()),
-            file_sources=self._files_of(booted),
+            file_targets=context.means.boot.files_of(self._other_slot()),
+            file_sources=context.means.boot.files_of(booted),
             journal=self._journal,
         )
 
@@ -138,10 +139,6 @@ class InstallWork:
 
         return alive
 
-    def _files_of(self, slot: Slot) -> dict[str, Path]:
-        path = _of_slot(self._context.means.settings.slots.kernel_path, slot)
-        return {} if path is None else {"kernel": path}
-
     def _other_slot(self) -> Slot:
         _, booted = self._context.known()
         (other,) = [slot for slot in self._context.means.boot.slots() if slot.partuuid != booted.partuuid]
@@ -187,7 +184,9 @@ class InstallWork:
             by_hand=by_hand,
         )
         context.save()
-        await asyncio.to_thread(context.means.boot.arm, installed.slot, context.means.settings.slots.tries)
+        contents = Contents(installed.version, installed.files, installed.root_hash)
+        tries = context.means.settings.slots.tries
+        await asyncio.to_thread(context.means.boot.arm, installed.slot, tries, contents)
         context.memory.pending = dataclasses.replace(context.memory.pending, armed=True)
         if by_hand is None:
             context.memory.queue_event(talk.installed_event(context.means.settings.server.product))

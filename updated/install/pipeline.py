@@ -86,6 +86,8 @@ class Installed:
     bytes_done: int
     bytes_reused: int
     key: str  # the name of the key that verified it
+    files: frozenset[str] = frozenset()  # the names of those that were put beside the slot
+    root_hash: str | None = None  # of the slot's verity tree, lower-case hex
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +215,10 @@ class _Install:
                 file.target.commit()
             staged.commit()
         version = manifest.identity.version if manifest.identity else request.offer_version
-        return Installed(manifest.identity, version, slot, image.sha256, work.meter.done, work.meter.reused, key)
+        meter = work.meter
+        return Installed(
+            manifest.identity, version, slot, image.sha256, meter.done, meter.reused, key, frozenset(files)
+        )
 
     def _carry_out(
         self, work: Work, plan: Plan, files: Mapping[str, Beside], read_back: ReadBack, keeper: Keeper

@@ -77,7 +77,7 @@ def _refuse_running_slot(boot: BootControl, slot: Slot, host: HostPaths) -> None
 
 def _refuse_in_use(named: os.stat_result, slot: Slot, offset: int, host: HostPaths) -> None:
     """Refuse what runs or is mounted, by device numbers: the device's own, or the loop devices' of an image file."""
-    if offset == 0 and stat.S_ISBLK(named.st_mode) and not is_at(device_folder(named.st_rdev, host), slot):
+    if offset == 0 and stat.S_ISBLK(named.st_mode) and not is_at(device_folder(named.st_rdev, host), slot.place):
         raise OSError(errno.ENXIO, "the kernel has another partition there")
     devices = users_of(named, range(offset, offset + slot.size), host)
     running = running_devices(host)

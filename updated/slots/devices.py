@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from updated.slots.layout import HostPaths, Slot
+from updated.slots.layout import HostPaths
 
 SECTOR = 512  # sysfs counts in these, whatever the medium's sectors are
 
@@ -68,8 +68,8 @@ def leaves(device: Path) -> list[Path]:
     return [leaf for slave in below for leaf in leaves(slave.resolve())] if below else [device.resolve()]
 
 
-def partition_node(disk: Path, slot: Slot, host: HostPaths) -> Path | None:
-    """Return the device node of a slot on the block device `disk`; None when the kernel has no such partition.
+def partition_node(disk: Path, place: range, host: HostPaths) -> Path | None:
+    """Return the device node of the partition with these bytes of the block device `disk`; None without such a one.
 
     By place, not by PARTUUID: a disk and its clone have the same ones.
 
@@ -77,14 +77,14 @@ def partition_node(disk: Path, slot: Slot, host: HostPaths) -> Path | None:
         OSError: there is no such disk.
     """
     for part in _children(device_folder(disk.stat().st_rdev, host)):
-        if is_at(part, slot):
+        if is_at(part, place):
             return host.dev / part.name
     return None
 
 
-def is_at(partition: Path, slot: Slot) -> bool:
-    """Tell whether a partition's sysfs folder describes the slot's very bytes."""
-    return is_partition(partition) and _place(partition) == range(slot.offset, slot.offset + slot.size)
+def is_at(partition: Path, place: range) -> bool:
+    """Tell whether a partition's sysfs folder describes these very bytes of its disk."""
+    return is_partition(partition) and _place(partition) == place
 
 
 def _children(disk: Path) -> list[Path]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -28,6 +28,25 @@ class HostPaths:
 
 
 @dataclass(frozen=True, slots=True)
+class Layout:
+    """What the settings say of the slots.
+
+    Args:
+        labels: the partition labels of slot A and slot B.
+        verity_labels: those of their hash partitions; empty when they have none.
+        files: where a payload's further files go, by their names in it; `{slot}` in a path is a or b.
+    """
+
+    labels: tuple[str, str] = ("USR-A", "USR-B")
+    verity_labels: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    def files_of(self, slot: Slot) -> dict[str, Path]:
+        """Return the paths of `files` for a slot."""
+        return {name: Path(str(path).replace("{slot}", slot.name.lower())) for name, path in self.files.items()}
+
+
+@dataclass(frozen=True, slots=True)
 class Slot:
     """One of the two; offset and size in bytes on the disk."""
 
@@ -39,6 +58,11 @@ class Slot:
     priority: int
     tries: int
     successful: bool
+
+    @property
+    def place(self) -> range:
+        """The bytes of the disk that it has."""
+        return range(self.offset, self.offset + self.size)
 
     @property
     def bootable(self) -> bool:
@@ -62,6 +86,27 @@ def find_entries(table: Table, labels: Sequence[str]) -> tuple[Entry, Entry]:
     return found[0], found[1]
 
 
+def find_verity(table: Table, layout: Layout) -> tuple[Entry, ...]:
+    """Return the entries of the slots' hash partitions, found by their labels; of whatever type.
+
+    Raises:
+        LocalError: SLOT_NOT_FOUND, or GPT_INVALID as `find_entries`.
+    """
+    found = []
+    for label in layout.verity_labels:
+        matching = [entry for entry in table.partitions() if entry.label == label]
+        if len(matching) != 1:
+            raise not_found(f"the disk has {len(matching)} partitions labelled {label}, not 1", "slots.verity_labels")
+        found.append(matching[0])
+    _check_apart(table, found)
+    return tuple(found)
+
+
+def place_of(entry: Entry, sector_size: int) -> range:
+    """Return the bytes of its disk that an entry's partition has."""
+    return range(entry.first_lba * sector_size, (entry.last_lba + 1) * sector_size)
+
+
 def _check_apart(table: Table, slots: Sequence[Entry]) -> None:
     """Refuse a table in which writing to a slot could reach anything else."""
     header = table.header
@@ -79,22 +124,23 @@ def _check_apart(table: Table, slots: Sequence[Entry]) -> None:
 
 def slot_of(name: str, entry: Entry, sector_size: int) -> Slot:
     """Describe a table's entry as a slot."""
+    place = place_of(entry, sector_size)
     return Slot(
         name=name,
         partuuid=entry.guid,
         label=entry.label,
-        offset=entry.first_lba * sector_size,
-        size=(entry.last_lba - entry.first_lba + 1) * sector_size,
+        offset=place.start,
+        size=len(place),
         priority=priority_of(entry.attributes),
         tries=tries_of(entry.attributes),
         successful=successful_of(entry.attributes),
     )
 
 
-def not_found(message: str) -> LocalError:
+def not_found(message: str, setting: str = "slots.disk and slots.labels") -> LocalError:
     """Return the error for slots or a disk that aren't where the settings say."""
     return LocalError(
         ErrorCode.SLOT_NOT_FOUND,
         message,
-        hint="Look at slots.disk and slots.labels in the settings, and at `lsblk -o +PARTLABEL,PARTUUID`.",
+        hint=f"Look at {setting} in the settings, and at `lsblk -o +PARTLABEL,PARTUUID`.",
     )
