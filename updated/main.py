@@ -26,6 +26,8 @@ from updated.wiring import boot_control, host_paths
 
 logger = log.get_logger("main")
 
+# what stays as it is until a person acts; a disk or a state directory may still come
+PERMANENT = frozenset({ErrorCode.CONFIG, ErrorCode.SLOT_NOT_FOUND, ErrorCode.GPT_INVALID})
 ONCE_EXIT = {"idle": 0, "need-reboot": 12}
 
 
@@ -35,9 +37,11 @@ def main() -> None:
 
 
 def exit_code(error: OperatorError) -> cli.Exit:
-    """Return the exit code that an error means to a script."""
+    """Return the exit code that an error means to a script, and to systemd, which doesn't start 78 again."""
     if isinstance(error, RefusedError):
         return cli.Exit.REFUSED
+    if error.code in PERMANENT:
+        return cli.Exit.CONFIG
     return cli.Exit.UNREACHABLE if error.code is ErrorCode.UNREACHABLE else cli.Exit.FAILED
 
 
@@ -79,11 +83,11 @@ def make_means(settings: Settings) -> Means:
     )
 
 
-def _reboot(settings: Settings) -> Callable[[], Awaitable[None]]:
+def _reboot(settings: Settings) -> Callable[[Callable[[], None]], Awaitable[None]]:
     command = settings.health.reboot_command
     if command:
-        return lambda: reboot_by_command(command)
-    return lambda: reboot_by_logind(settings.bus_address)
+        return lambda alive: reboot_by_command(command, alive)
+    return lambda _alive: reboot_by_logind(settings.bus_address)
 
 
 async def _run(settings: Settings) -> int:

@@ -12,7 +12,7 @@ import random
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -215,7 +215,7 @@ class Session:
         self.context = Context(means)
         self.boot_work, self.install_work = BootWork(self.context), InstallWork(self.context)
 
-    async def _reboot(self) -> None:
+    async def _reboot(self, _alive: Callable[[], None]) -> None:
         self.host.reboots += 1
 
     def run(self, release: Release) -> None:

@@ -148,5 +148,5 @@ class BootWork:
         Raises:
             LocalError: the reboot was refused or its command failed.
         """
-        await self._context.means.reboot()
+        await self._context.means.reboot(self._context.beat)
         return ()

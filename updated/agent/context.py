@@ -26,7 +26,7 @@ class Means:
     host: HostPaths
     store: Store
     fraction: Callable[[], float]  # random, in [0, 1)
-    reboot: Callable[[], Awaitable[None]]
+    reboot: Callable[[Callable[[], None]], Awaitable[None]]  # handed what it calls while it goes on
 
 
 class Context:

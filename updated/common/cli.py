@@ -12,6 +12,7 @@ from enum import IntEnum
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn, TextIO
 
+from updated.common import journal
 from updated.common.errors import OperatorError
 
 
@@ -23,6 +24,7 @@ class Exit(IntEnum):
     USAGE = 2
     REFUSED = 3
     UNREACHABLE = 4
+    CONFIG = 78  # of the daemons (sysexits.h's EX_CONFIG): it stays so until a person acts, and no restart helps
 
 
 def product_version() -> str:
@@ -52,8 +54,11 @@ def report(error: OperatorError) -> None:
 
 def report_text(message: str, name: str, hint: str) -> None:
     """Print an error that arrived as text, in the same form."""
-    print(f"error: {message} [{name}]", file=sys.stderr)
-    print(f"what to do: {hint}", file=sys.stderr)
+    mark = (
+        "<3>" if journal.is_journal(2, os.environ.get("JOURNAL_STREAM", "")) else ""
+    )  # its priority, see sd-daemon(3)
+    print(f"{mark}error: {message} [{name}]", file=sys.stderr)
+    print(f"{mark}what to do: {hint}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401 - whatever JSON can hold

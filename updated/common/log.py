@@ -1,46 +1,46 @@
-"""Structured log lines on stderr: for people on a terminal, one key=value line each under systemd."""
+"""Structured log lines: for people on a terminal, fields with a priority to the journal, else key=value on stderr.
+
+`message_id=` in a call names what happened to programs: 32 hex digits, pinned where the daemon lists them, sent as the
+journal's MESSAGE_ID (`journalctl MESSAGE_ID=...`) and part of no text.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from typing import TYPE_CHECKING, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
+from updated.common import journal
+
 if TYPE_CHECKING:
-    from structlog.typing import FilteringBoundLogger
+    from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
+MESSAGE_ID = "message_id"
+LOGFMT = structlog.processors.LogfmtRenderer(key_order=["level", "room", "event"], bool_as_flag=False)
 
 
 def configure(level: str = "info") -> None:
-    """Send what is logged at `level` (debug, info, warning, error) and above to stderr.
+    """Send what is logged at `level` (debug, info, warning, error) and above to the journal, or else to stderr.
 
     Raises:
         ValueError: the level's name isn't known.
     """
     if level not in LEVELS:
         raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
-    on_terminal = sys.stderr.isatty()
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer()
-        if on_terminal
-        else structlog.processors.LogfmtRenderer(key_order=["level", "room", "event"], bool_as_flag=False)
-    )
-    stamp: list[structlog.typing.Processor] = (
-        [structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)] if on_terminal else []  # the journal stamps
-    )
+    to_journal = journal.is_journal(2, os.environ.get("JOURNAL_STREAM", ""))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
-            *stamp,
-            structlog.processors.EventRenamer("event"),
-            renderer,
+            *([_as_fields] if to_journal else _as_text(on_terminal=sys.stderr.isatty())),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=_JournalLogger if to_journal else structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
 
@@ -48,3 +48,44 @@ def configure(level: str = "info") -> None:
 def get_logger(room: str) -> FilteringBoundLogger:
     """Return a logger whose lines carry the name of the room that wrote them."""
     return cast("FilteringBoundLogger", structlog.get_logger(room=room))
+
+
+def _as_text(*, on_terminal: bool) -> list[Processor]:
+    if on_terminal:
+        stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
+        return [_without_id, stamp, structlog.dev.ConsoleRenderer()]
+    return [_without_id, LOGFMT]
+
+
+def _without_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event.pop(MESSAGE_ID, None)
+    return event
+
+
+def _as_fields(logger: WrappedLogger, method: str, event: EventDict) -> tuple[tuple[dict[str, str]], dict[str, Any]]:
+    """Turn an event into the journal's fields: the line as text, its priority and id, and each key by itself."""
+    program = Path(sys.argv[0]).name or "python"
+    fields = {"PRIORITY": str(journal.PRIORITIES.get(event["level"], 6)), "SYSLOG_IDENTIFIER": program}
+    message_id = event.pop(MESSAGE_ID, None)
+    if message_id is not None:
+        fields["MESSAGE_ID"] = str(message_id)
+    fields |= {journal.field_name(key, program): str(value) for key, value in event.items() if value is not None}
+    fields["MESSAGE"] = str(LOGFMT(logger, method, event))
+    return ((fields,), {})
+
+
+class _JournalLogger:
+    """Sends entries; while no journal listens they go to stderr, which systemd reads once it is back."""
+
+    def __init__(self, *_factory_arguments: object) -> None:
+        pass
+
+    def msg(self, fields: dict[str, str]) -> None:
+        """Send one entry."""
+        try:
+            journal.send(fields)
+        except OSError:
+            sys.stderr.write(f"<{fields['PRIORITY']}>{fields['MESSAGE']}\n")
+            sys.stderr.flush()
+
+    debug = info = warning = error = critical = msg

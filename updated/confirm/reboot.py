@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from updated.common.bus import BusCallError, BusError, connect
-from updated.common.process import run
+from updated.common.reboot import COMMAND_SECS, reboot_plainly, run_reboot_command
 from updated.errors import ErrorCode, LocalError
 
-COMMAND_SECS = 60.0
-LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
+BY_HAND = "Reboot by hand: `SYSTEMCTL_SKIP_AUTO_KEXEC=1 systemctl reboot`."
 
 
 async def reboot_by_logind(bus_address: str | None) -> None:
@@ -21,29 +20,29 @@ async def reboot_by_logind(bus_address: str | None) -> None:
     try:
         bus = await connect(bus_address)
         try:
-            await bus.call(*LOGIND, "Reboot", "b", [False])
+            await reboot_plainly(bus)
         finally:
             await bus.close()
     except BusError as error:
-        raise LocalError(ErrorCode.UNREACHABLE, str(error), hint="Reboot by hand: `systemctl reboot`.") from error
+        raise LocalError(ErrorCode.UNREACHABLE, str(error), hint=BY_HAND) from error
     except BusCallError as error:
-        raise LocalError(
-            ErrorCode.BOOT_CONTROL, f"logind refused the reboot: {error}", hint="Reboot by hand: `systemctl reboot`."
-        ) from error
+        raise LocalError(ErrorCode.BOOT_CONTROL, f"logind refused the reboot: {error}", hint=BY_HAND) from error
 
 
-async def reboot_by_command(argv: Sequence[str]) -> None:
-    """Run the configured command instead.
+async def reboot_by_command(argv: Sequence[str], alive: Callable[[], None]) -> None:
+    """Run the configured command instead; `alive` is called each second meanwhile.
 
     Raises:
         LocalError: BOOT_CONTROL; it can't be started, failed, or took over a minute.
     """
     hint = "Correct health.reboot_command, or reboot by hand."
     try:
-        done = await run(argv, timeout_secs=COMMAND_SECS)
+        done = await run_reboot_command(argv, alive)
     except OSError as error:
         raise LocalError(ErrorCode.BOOT_CONTROL, f"{argv[0]} can't be started: {error.strerror}", hint=hint) from error
+    if done.timed_out:
+        raise LocalError(ErrorCode.BOOT_CONTROL, f"{argv[0]} took over {COMMAND_SECS:.0f} s", hint=hint)
     if done.returncode != 0:
         raise LocalError(
-            ErrorCode.BOOT_CONTROL, f"{argv[0]} ended with {done.returncode}: {done.stderr.strip()}", hint=hint
+            ErrorCode.BOOT_CONTROL, f"{argv[0]} ended with {done.returncode}: {done.stderr.strip()[:200]}", hint=hint
         )
