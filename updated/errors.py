@@ -100,6 +100,12 @@ class ErrorCode(IntEnum):
 
     HEALTH_FAILED = 260
 
+    BOOT_FILE_NO_PLACE = 290  # a kernel, initrd or UKI that this host has no place for
+    VERITY_NO_PLACE = 291
+    SLOT_SET_INVALID = 292  # parts of a release that don't make a slot together
+    SLOT_SET_INCOMPLETE = 293  # a part is missing without which this host's boot loader boots another release's
+    VERITY_MISMATCH = 294  # tree, image and root hash don't belong together
+
 
 class UpdateError(OperatorError):
     """The root of everything that `updated` raises on purpose."""

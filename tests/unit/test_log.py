@@ -54,7 +54,7 @@ def test_journal_gets_priority_id_and_each_fact(on_journal: Path, monkeypatch: p
         log.configure("info")
         log.get_logger("agent").error("failed", message_id=MESSAGE_ID, code="state", message="two\nlines", left=None)
         fields = decode(server.recv(65536))
-    assert fields.pop("MESSAGE") == 'level=error room=agent event=failed code=state message=two\\nlines left='
+    assert fields.pop("MESSAGE") == "level=error room=agent event=failed code=state message=two\\nlines left="
     assert fields == {
         "PRIORITY": "3",
         "SYSLOG_IDENTIFIER": "updated",

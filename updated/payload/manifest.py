@@ -126,6 +126,7 @@ class Manifest:
     signatures_offset: int  # from the payload's data start
     signatures_size: int  # 0: unsigned
     max_timestamp: int | None = None
+    root_hash: str | None = None  # of the verity tree that comes along, 64 digits of lower-case hex
 
     def changes_in_place(self, partition: Partition) -> bool:
         """Tell whether a partition is made of its old image: blocks that stay where they are may have no operation.

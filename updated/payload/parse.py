@@ -32,6 +32,7 @@ BESIDE = ".updated-new"  # behind the name of a file that isn't in place yet
 # a plain file name, which is also safe in a URL; 200 leaves room for what is put behind it while it is written, and
 # what is put there is no package's own ending: two files would be written into one
 PACKAGE_NAME = re.compile(rf"(?!.*\.\.)[A-Za-z0-9_+~@=,-][A-Za-z0-9._+~@=,-]{{0,199}}(?<!{re.escape(BESIDE)})")
+ROOT_HASH = re.compile(r"[0-9a-f]{64}")  # SHA-256
 # field numbers of what is taken out: of the manifest, of a procedure, of a partition
 V1_OPERATIONS, NOOPS, PROCEDURES, PARTITIONS, PACKAGES = 1, 2, 10, 13, 1005
 OF_PROCEDURE, OF_PARTITION = 2, 8
@@ -67,6 +68,7 @@ def parse_manifest(raw: bytes | memoryview, header: Header) -> Manifest:
         signatures_offset=message.signatures_offset,
         signatures_size=message.signatures_size,
         max_timestamp=message.max_timestamp if message.HasField("max_timestamp") else None,
+        root_hash=_root_hash(message),
     )
 
 
@@ -191,6 +193,15 @@ def _identity(message: pb.DeltaArchiveManifest) -> Identity | None:
         rollback_index=message.rollback_index,
         not_after=message.not_after if message.HasField("not_after") else None,
     )
+
+
+def _root_hash(message: pb.DeltaArchiveManifest) -> str | None:
+    if not message.HasField("root_hash"):
+        return None
+    text = _text(message.root_hash, "the root hash")
+    if not ROOT_HASH.fullmatch(text):
+        raise refused(ErrorCode.MANIFEST_PARSE, f"the root hash {text!r} isn't 64 digits of lower-case hex")
+    return text
 
 
 def _packages(given: Sequence[pb.Package]) -> tuple[Package, ...]:

@@ -99,7 +99,7 @@ class Package(_message.Message):
     def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ..., sha256: _Optional[bytes] = ..., kind: _Optional[str] = ...) -> None: ...
 
 class DeltaArchiveManifest(_message.Message):
-    __slots__ = ("partition_operations", "noop_operations", "block_size", "signatures_offset", "signatures_size", "old_partition_info", "new_partition_info", "procedures", "minor_version", "partitions", "max_timestamp", "product", "channels", "version", "rollback_index", "not_after", "packages")
+    __slots__ = ("partition_operations", "noop_operations", "block_size", "signatures_offset", "signatures_size", "old_partition_info", "new_partition_info", "procedures", "minor_version", "partitions", "max_timestamp", "product", "channels", "version", "rollback_index", "not_after", "packages", "root_hash")
     PARTITION_OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     NOOP_OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_SIZE_FIELD_NUMBER: _ClassVar[int]
@@ -117,6 +117,7 @@ class DeltaArchiveManifest(_message.Message):
     ROLLBACK_INDEX_FIELD_NUMBER: _ClassVar[int]
     NOT_AFTER_FIELD_NUMBER: _ClassVar[int]
     PACKAGES_FIELD_NUMBER: _ClassVar[int]
+    ROOT_HASH_FIELD_NUMBER: _ClassVar[int]
     partition_operations: _containers.RepeatedCompositeFieldContainer[InstallOperation]
     noop_operations: _containers.RepeatedCompositeFieldContainer[InstallOperation]
     block_size: int
@@ -134,4 +135,5 @@ class DeltaArchiveManifest(_message.Message):
     rollback_index: int
     not_after: int
     packages: _containers.RepeatedCompositeFieldContainer[Package]
-    def __init__(self, partition_operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., noop_operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., block_size: _Optional[int] = ..., signatures_offset: _Optional[int] = ..., signatures_size: _Optional[int] = ..., old_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., new_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., procedures: _Optional[_Iterable[_Union[InstallProcedure, _Mapping]]] = ..., minor_version: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[PartitionUpdate, _Mapping]]] = ..., max_timestamp: _Optional[int] = ..., product: _Optional[str] = ..., channels: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., rollback_index: _Optional[int] = ..., not_after: _Optional[int] = ..., packages: _Optional[_Iterable[_Union[Package, _Mapping]]] = ...) -> None: ...
+    root_hash: str
+    def __init__(self, partition_operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., noop_operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., block_size: _Optional[int] = ..., signatures_offset: _Optional[int] = ..., signatures_size: _Optional[int] = ..., old_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., new_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., procedures: _Optional[_Iterable[_Union[InstallProcedure, _Mapping]]] = ..., minor_version: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[PartitionUpdate, _Mapping]]] = ..., max_timestamp: _Optional[int] = ..., product: _Optional[str] = ..., channels: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., rollback_index: _Optional[int] = ..., not_after: _Optional[int] = ..., packages: _Optional[_Iterable[_Union[Package, _Mapping]]] = ..., root_hash: _Optional[str] = ...) -> None: ...

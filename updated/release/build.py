@@ -11,7 +11,8 @@ import base64
 import dataclasses
 import hashlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 from typing import BinaryIO
@@ -25,16 +26,20 @@ from updated.payload.index import encode_index
 from updated.payload.limits import LIMITS
 from updated.payload.manifest import SPARSE_HOLE, OpType
 from updated.payload.parse import parse_manifest
+from updated.payload.slot_set import VERITY, slot_set
 from updated.release.beside import beside
 from updated.release.chunks import BLOCK, Chunked, Plan, chunk_image
 from updated.release.cuts import cut, owners
 from updated.release.packages import Measured, add_index, add_packages, measure, write_release
 from updated.release.request import BuildRequest, check_request
 from updated.release.sign import load_private_keys, sign, signature_size
+from updated.release.slot_parts import verity_tree
+from updated.release.verity import Tree
 
 __all__ = ["BuildRequest", "build"]
 
 CHUNK = 64 * 1024  # bytes
+VERITY_CHUNK = 1024 * 1024  # bytes: hashes can't be compressed, so that small chunks save nothing
 PACKAGE_ROOM = LIMITS.packages * 512  # bytes of the manifest for what is added last: names of up to 200, hashes
 V1_CHUNK = 1024 * 1024  # update_engine's
 MINOR_FULL, MINOR_DELTA = 0, 4  # AOSP's numbers: from 4 on there is BROTLI_BSDIFF
@@ -56,8 +61,9 @@ def build(request: BuildRequest) -> Path:
         check_request(request)
         keys = load_private_keys(request.key)
         request.out.mkdir(parents=True, exist_ok=True)
+        tree = verity_tree(request)
         with tempfile.TemporaryFile(dir=request.out) as spool:
-            manifest, index = _manifest(request, spool, keys)
+            manifest, index = _manifest(request, spool, keys, tree)
             packages = add_packages(manifest, request.packages, request.out)
             if index is not None:
                 packages.insert(0, add_index(manifest, index, payload.with_suffix(".index")))
@@ -72,7 +78,7 @@ def build(request: BuildRequest) -> Path:
 
 
 def _manifest(
-    request: BuildRequest, spool: BinaryIO, keys: Sequence[RSAPrivateKey]
+    request: BuildRequest, spool: BinaryIO, keys: Sequence[RSAPrivateKey], tree: Tree | None
 ) -> tuple[pb.DeltaArchiveManifest, bytes | None]:
     """Compress everything into the spool; return its description, and the index if there is one."""
     manifest = pb.DeltaArchiveManifest(
@@ -88,7 +94,7 @@ def _manifest(
     if request.major == V1:
         end = _add_v1(manifest, request, spool)
     else:
-        end, index = _add_v2(manifest, request, spool)
+        end, index = _add_v2(manifest, request, spool, tree)
     manifest.signatures_offset, manifest.signatures_size = end, signature_size(keys)
     if request.major == V1:
         _add_noop(manifest, pb.InstallOperation(data_offset=end, data_length=manifest.signatures_size))
@@ -124,38 +130,54 @@ def _check_limits(manifest: pb.DeltaArchiveManifest, request: BuildRequest) -> N
     )
 
 
-def _add_v2(manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO) -> tuple[int, bytes | None]:
+def _add_v2(
+    manifest: pb.DeltaArchiveManifest, request: BuildRequest, spool: BinaryIO, tree: Tree | None
+) -> tuple[int, bytes | None]:
     plan = Plan(request.compression or "zstd", zeros=True, jobs=request.jobs, index=True)
-    index, lengths = None, _lengths(request)
+    index, lengths = None, _lengths(request, tree)
     if request.old is None:
         manifest.minor_version = MINOR_FULL
-        root = chunk_image(request.image, spool, lengths[request.image], start=0, plan=plan)
+        root = chunk_image(request.image, spool, lengths[request.partition], start=0, plan=plan)
         _add_partition(manifest, request.partition, root)
         end, index = root.data_end, encode_index(root.described, BLOCK)
     else:
         manifest.minor_version = MINOR_DELTA
         end = _add_delta(manifest, request, request.old, spool)
-    if request.kernel is not None:
-        unlisted = dataclasses.replace(plan, index=False)
-        kernel = chunk_image(request.kernel, spool, lengths[request.kernel], start=end, plan=unlisted)
-        _add_partition(manifest, "kernel", kernel)
-        end = kernel.data_end
+    further = {name: (path, lengths[name]) for name, path in request.boot_files.items()}
+    with ExitStack() as stack:
+        if tree is not None:
+            manifest.root_hash = tree.root_hash
+            further = {VERITY: (stack.enter_context(_file_of(tree, request.out)), repeat(VERITY_CHUNK)), **further}
+        for name, (path, cuts) in further.items():  # whole, whether the root comes as a delta or not
+            part = chunk_image(path, spool, cuts, start=end, plan=dataclasses.replace(plan, index=False))
+            _add_partition(manifest, name, part)
+            end = part.data_end
     return end, index
 
 
-def _lengths(request: BuildRequest) -> dict[Path, Iterable[int]]:
-    """Return how each image is cut: as the request says, or along its files.
+@contextmanager
+def _file_of(tree: Tree, folder: Path) -> Iterator[Path]:
+    """Yield a file that has the tree in it."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".verity") as file:
+        file.write(tree.data)
+        file.flush()
+        yield Path(file.name)
+
+
+def _lengths(request: BuildRequest, tree: Tree | None) -> dict[str, Iterable[int]]:
+    """Return how each image is cut, by its partition's name: as the request says, or along its files.
 
     The usual size of a chunk is doubled until the images can't have more chunks than hosts take.
     """
-    images = [request.image, *([request.kernel] if request.kernel is not None else [])]
+    images = {request.partition: request.image, **request.boot_files}
     if request.chunk_kib is not None:
         return dict.fromkeys(images, repeat(request.chunk_kib * 1024))
-    owner, chunk = {image: owners(image) for image in images}, CHUNK
-    while sum(1 for image in images for _ in cut(owner[image], chunk)) > LIMITS.operations:
+    owner, chunk = {name: owners(image) for name, image in images.items()}, CHUNK
+    most = LIMITS.operations - (-(-len(tree.data) // VERITY_CHUNK) if tree is not None else 0)
+    while sum(1 for name in images for _ in cut(owner[name], chunk)) > most:
         chunk *= 2
     # an image that grew meanwhile goes on in chunks of the usual size
-    return {image: chain(cut(owner[image], chunk), repeat(chunk)) for image in images}
+    return {name: chain(cut(owner[name], chunk), repeat(chunk)) for name in images}
 
 
 def _add_delta(manifest: pb.DeltaArchiveManifest, request: BuildRequest, old: Path, spool: BinaryIO) -> int:
@@ -215,7 +237,7 @@ def _write(
     """
     raw = manifest.SerializeToString(deterministic=True)
     header = Header(major, len(raw), signature_size(keys) if major == V2 else 0)
-    parse_manifest(raw, header)
+    slot_set(parse_manifest(raw, header))
     metadata = encode_header(header) + raw
     signed = hashlib.sha256(metadata)
     with beside(payload) as part, part.open("wb") as out:

@@ -17,6 +17,7 @@ from updated.install.operations import ZERO_PIECE, carry_out
 from updated.install.stream import Metadata, PayloadReader, WholeReader, open_payload
 from updated.payload.manifest import FROM_SOURCE, Manifest, Operation, Partition
 from updated.payload.signature import parse_signatures
+from updated.payload.slot_set import slot_set
 from updated.payload.trust import Keyring
 from updated.release.beside import beside
 from updated.release.packages import measure
@@ -39,6 +40,7 @@ def verify(payload: Path, keyring: Keyring) -> tuple[Manifest, str]:
     """
     metadata, reader = _open_payload(payload, keyring)
     manifest = metadata.manifest
+    slot_set(manifest)
     for partition in manifest.partitions:
         for operation in partition.operations:
             _check_data(operation, reader.take(operation.data_length))
@@ -103,6 +105,7 @@ def inspect(payload: Path) -> dict[str, Any]:
         "version": identity.version if identity else None,
         "rollback_index": identity.rollback_index if identity else None,
         "not_after": identity.not_after if identity else None,
+        "root_hash": manifest.root_hash,
         "signatures": _signatures(payload, header.data_start + manifest.signatures_offset, manifest.signatures_size),
         "partitions": [_describe(partition) for partition in manifest.partitions],
         "packages": [

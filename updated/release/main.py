@@ -19,6 +19,7 @@ from updated.release.chunks import COMPRESSIONS
 from updated.release.extract import check_packages, extract, inspect, verify
 from updated.release.packages import parse_package
 from updated.release.sign import keygen
+from updated.release.slot_parts import write_tree
 
 
 def main() -> None:
@@ -39,6 +40,7 @@ def _main() -> int:
     commands: dict[str, Callable[[argparse.Namespace], None]] = {
         "keygen": _keygen,
         "build": _build,
+        "verity": _verity,
         "inspect": _inspect,
         "verify": _verify,
         "extract": _extract,
@@ -61,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
     command.add_argument("--bits", type=int, choices=(2048, 3072, 4096), default=2048)
     _add_build(commands.add_parser("build", help="build and sign a payload from an image"))
+    command = commands.add_parser("verity", help="make an image's dm-verity tree and print its root hash")
+    command.add_argument("image", type=Path)
+    command.add_argument("--out", type=Path, required=True, metavar="HASH_IMAGE")
     command = commands.add_parser("digest", help="write what an HSM is to sign: metadata.sha256 and payload.sha256")
     command.add_argument("file", type=Path)
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -98,6 +103,10 @@ def _add_build(command: argparse.ArgumentParser) -> None:
     command.add_argument("--old", type=Path, metavar="OLD_IMAGE", help="make a delta from this image")
     command.add_argument("--partition", default="root", metavar="NAME")
     command.add_argument("--kernel", type=Path, metavar="FILE")
+    command.add_argument("--initrd", type=Path, metavar="FILE", help="with --kernel")
+    command.add_argument("--uki", type=Path, metavar="FILE", help="a unified kernel image, instead of both")
+    command.add_argument("--verity", type=Path, metavar="HASH_IMAGE", help="the image's dm-verity tree")
+    command.add_argument("--make-verity", action="store_true", help="make the image's dm-verity tree")
     command.add_argument("--major", type=int, choices=(1, 2), default=2)
     command.add_argument("--compression", choices=tuple(COMPRESSIONS), help="default: zstd, for version 1 bz2")
     command.add_argument("--chunk-kib", type=int, metavar="N", help="default: about 64 along files; version 1: 1024")
@@ -122,6 +131,10 @@ def _build(arguments: argparse.Namespace) -> None:
     if given["not_after"] is not None:
         given["not_after"] = _date(given["not_after"])
     print(build(BuildRequest(**given)))
+
+
+def _verity(arguments: argparse.Namespace) -> None:
+    print(write_tree(arguments.image, arguments.out))
 
 
 def _date(text: str) -> int:

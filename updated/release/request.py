@@ -13,6 +13,7 @@ from updated.errors import ErrorCode, LocalError
 from updated.payload.framing import V1, V2
 from updated.payload.limits import LIMITS
 from updated.payload.parse import KERNEL, PACKAGE_NAME
+from updated.payload.slot_set import BOOT_FILES, SET_NAMES
 from updated.release.chunks import BLOCK, COMPRESSIONS
 from updated.release.packages import PackageFile
 
@@ -36,6 +37,10 @@ class BuildRequest:
     out: Path
     partition: str = V1_PARTITION
     kernel: Path | None = None
+    initrd: Path | None = None  # with a kernel only
+    uki: Path | None = None  # instead of both
+    verity: Path | None = None  # the image's hash tree, made elsewhere
+    make_verity: bool = False  # make it
     major: int = V2
     compression: str | None = None  # none given: zstd, for version 1 bz2
     chunk_kib: int | None = None  # none given: along files, about 64 or as the limits ask for
@@ -48,6 +53,12 @@ class BuildRequest:
     def payload(self) -> Path:
         """Return where the payload goes."""
         return self.out / f"{self.product}-{self.version}.payload"
+
+    @property
+    def boot_files(self) -> dict[str, Path]:
+        """Return the files that the slot is booted with, by their partitions' names, in the payload's order."""
+        given = zip(BOOT_FILES, (self.kernel, self.initrd, self.uki), strict=True)
+        return {name: path for name, path in given if path is not None}
 
 
 def check_request(request: BuildRequest) -> None:
@@ -63,6 +74,7 @@ def check_request(request: BuildRequest) -> None:
 def _problems(request: BuildRequest) -> Iterator[str]:
     yield from _problems_of_numbers(request)
     yield from _problems_of_names(request)
+    yield from _problems_of_set(request)
     yield from _problems_of_files(request)
 
 
@@ -88,7 +100,7 @@ def _problems_of_names(request: BuildRequest) -> Iterator[str]:
     for what, text in (("channel", request.channel), ("partition", request.partition)):
         if not 0 < len(text) <= LIMITS.text_bytes or not text.isprintable():
             yield f"the {what} {text!r} is no name of 1 to {LIMITS.text_bytes} printable characters"
-    if "/" in request.partition or (request.partition == KERNEL and request.kernel is not None):
+    if "/" in request.partition or request.partition in SET_NAMES:
         yield f"the partition can't be called {request.partition!r}"
     if request.major == V1 and request.partition != V1_PARTITION:
         yield f"version 1 payloads have no names of partitions: theirs is always {V1_PARTITION}"
@@ -98,12 +110,31 @@ def _problems_of_names(request: BuildRequest) -> Iterator[str]:
             yield f"a package can't be called {package.path.name}, for the build makes a file of this name"
 
 
+def _problems_of_set(request: BuildRequest) -> Iterator[str]:
+    """Yield what contradicts itself among the parts of one slot."""
+    has_tree = request.make_verity or request.verity is not None
+    if request.major == V1 and (has_tree or set(request.boot_files) - {KERNEL}):
+        yield "version 1 payloads have no parts but the root and a kernel: leave --major out"
+    if request.make_verity and request.verity is not None:
+        yield "the verity tree is made here or elsewhere: give --verity or --make-verity"
+    if request.uki is not None and (request.kernel is not None or request.initrd is not None):
+        yield "a UKI has its kernel and initrd in it: give --uki, or --kernel and --initrd"
+    if request.initrd is not None and request.kernel is None:
+        yield "an initrd is booted with a kernel: give --kernel too"
+
+
 def _problems_of_files(request: BuildRequest) -> Iterator[str]:
-    for file in (request.image, request.kernel, request.old):
+    boot_files = request.boot_files
+    for file in (request.image, request.old, request.verity, *boot_files.values()):
         if file is not None and (not file.is_file() or not file.stat().st_size):
             yield f"{file} is no file, or empty"
-    if request.kernel is not None and request.kernel.is_file() and request.kernel.stat().st_size > LIMITS.file_bytes:
-        yield f"{request.kernel} has more than the {LIMITS.file_bytes} bytes that hosts take of a kernel"
+    for file in boot_files.values():
+        if file.is_file() and file.stat().st_size > LIMITS.file_bytes:
+            yield f"{file} has more than the {LIMITS.file_bytes} bytes that hosts take of a boot file"
+    yield from _problems_of_delta(request)
+
+
+def _problems_of_delta(request: BuildRequest) -> Iterator[str]:
     if request.old is None:
         return
     if request.major == V1:
