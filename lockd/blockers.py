@@ -1,4 +1,4 @@
-"""What on this host holds a reboot back: the hold file, inhibitors, alerts, and the programs in blockers.d.
+"""What on this host holds a reboot back: the hold file, inhibitors, polkit, alerts, and the programs in blockers.d.
 
 Programs and Prometheus cost something, so while no reboot is near they are asked every five minutes only.
 """
@@ -13,6 +13,7 @@ from lockd import alerts, sessions
 from lockd.gates import Blocker
 from lockd.hooks import Outcome, programs, run_program
 from lockd.local_settings import AlertSettings, HookSettings
+from lockd.permission import Permission
 from updated.common.bus import Bus
 from updated.common.clock import Clock
 from updated.common.durable import read_bounded
@@ -36,9 +37,15 @@ class Blockers:
     """Everything local that may say no, asked together."""
 
     def __init__(
-        self, clock: Clock, bus: Bus, settings: tuple[HookSettings, AlertSettings], env: Mapping[str, str]
+        self,
+        clock: Clock,
+        bus: Bus,
+        settings: tuple[HookSettings, AlertSettings],
+        env: Mapping[str, str],
+        *,
+        permission: Permission | None = None,  # none: the reboot doesn't go through logind
     ) -> None:
-        self._clock, self._bus, self._env = clock, bus, dict(env)
+        self._clock, self._bus, self._env, self._permission = clock, bus, dict(env), permission
         self._hooks, self._alerts = settings
         self._folders = [folder / "blockers.d" for folder in self._hooks.dirs]
         self._kept: tuple[float, tuple[Blocker, ...]] | None = None
@@ -48,7 +55,15 @@ class Blockers:
         now = self._clock.monotonic()
         if near or self._kept is None or now - self._kept[0] >= KEPT_SECS:
             self._kept = (now, await self._ask({**self._env, **env}))
-        return (*await sessions.inhibitors(self._bus), *self._kept[1])
+        inhibitors = await sessions.inhibitors(self._bus)
+        permission = await self._permission.look() if self._permission and not inhibitors else ()
+        return (*inhibitors, *permission, *self._kept[1])
+
+    def forget(self) -> None:
+        """Ask everybody anew at the next look."""
+        self._kept = None
+        if self._permission is not None:
+            self._permission.forget()
 
     async def _ask(self, env: Mapping[str, str]) -> tuple[Blocker, ...]:
         try:

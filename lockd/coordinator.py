@@ -262,9 +262,11 @@ class Coordinator:
             if error.code is ErrorCode.REBOOT_IN_DOUBT:
                 self._note_asked()
             else:
+                self._around.set_back("reboot", error, self._version_to(seen))
                 await self._undo()
                 await self._stand_down(seen)
             raise
+        self._around.went_well()
         self._note_asked()
 
     def _note_asked(self) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 
 from lockd.errors import ErrorCode, LocalError, RefusedError, Retry
+from lockd.polkit import explain_error, is_polkit_there
 from updated.common.bus import Bus, BusCallError, BusError
 from updated.common.log import get_logger
 from updated.common.process import run
@@ -19,6 +20,11 @@ logger = get_logger("logind")
 Reboot = Callable[[], Awaitable[None]]
 
 
+# errors by which the reboot may come all the same: logind has a shutdown under way, or died or was slow over this one
+DOUBTFUL = {
+    "org.freedesktop.login1.OperationInProgress",
+    *(f"org.freedesktop.DBus.Error.{name}" for name in ("NoReply", "Timeout", "TimedOut", "Disconnected")),
+}
 WALL = "lockd: this host reboots now, to start the version that was installed"
 
 
@@ -29,22 +35,28 @@ async def reboot_by_logind(bus: Bus) -> None:
     False is the kernel's own reboot; systemctl's own choice of a soft reboot isn't in this way.
 
     Raises:
-        RefusedError: logind says no (an inhibitor, a policy), or isn't there.
-        LocalError: REBOOT_IN_DOUBT; it was asked, and no answer came.
+        RefusedError: logind says no (polkit, an inhibitor), or isn't there.
+        LocalError: REBOOT_IN_DOUBT; it was asked, and no answer came, or it has a shutdown under way.
     """
     await _announce(bus)
     try:
         await bus.call(*LOGIND, "Reboot", "b", [False])
     except BusCallError as error:
+        if error.name in DOUBTFUL:
+            raise _in_doubt(error) from error
+        why, ends = explain_error(error, polkit_there=await is_polkit_there(bus))
         raise RefusedError(
-            ErrorCode.REBOOT_REFUSED, f"logind refused the reboot: {error.text} [{error.name}]",
-            hint="`systemd-inhibit --list` shows who holds it back.", retry=Retry.LATER,
-        ) from error  # fmt: skip
+            ErrorCode.REBOOT_REFUSED, f"the reboot was refused: {why}", hint=f"What ends it: {ends}.", retry=Retry.LATER
+        ) from error
     except BusError as error:
-        raise LocalError(
-            ErrorCode.REBOOT_IN_DOUBT, f"nobody knows whether the reboot comes: {error}",
-            hint="Is systemd-logind well? It is asked again after `reboot_retry_secs`.", retry=Retry.LATER,
-        ) from error  # fmt: skip
+        raise _in_doubt(error) from error
+
+
+def _in_doubt(error: Exception) -> LocalError:
+    return LocalError(
+        ErrorCode.REBOOT_IN_DOUBT, f"nobody knows whether the reboot comes: {error}",
+        hint="Is systemd-logind well? It is asked again after `reboot_retry_secs`.", retry=Retry.LATER,
+    )  # fmt: skip
 
 
 async def _announce(bus: Bus) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 from lockd import gates, turns
@@ -12,10 +12,13 @@ from lockd.agent import AgentView
 from lockd.blockers import held_by_file
 from lockd.errors import LockdError
 from lockd.means import Means, Policy
+from lockd.setback import Setback
 from lockd.windows import Outlook
+from updated.common.log import get_logger
 from updated.common.notify import Notifier
 
 T = TypeVar("T")
+logger = get_logger("surroundings")
 WATCHDOG_SHARE = 3
 
 
@@ -48,18 +51,31 @@ class Surroundings:
     def __init__(self, policy: Policy, means: Means, machine_id: str) -> None:
         self._policy, self._means, self._machine_id = policy, means, machine_id
         self._local = means.local
-        self._trouble: tuple[float, gates.Blocker] | None = None  # a hook failed: until when (monotonic) that blocks
+        self._setback = Setback(policy.reboot_retry_secs)
         self._missed: tuple[datetime, int] | None = None  # windows that went by, as counted for one opening
 
     def forgive(self) -> None:
-        """A human asks: what failed is tried again at once."""
-        self._trouble = None
+        """A human asks: what failed is tried again at once, and everybody is asked anew."""
+        self._setback.clear()
+        if self._local is not None:
+            self._local.blockers.forget()
+
+    def set_back(self, name: str, error: LockdError, version_to: str) -> None:
+        """What was tried for the reboot failed: that blocks for a while, longer each time (`lockd.setback`)."""
+        now, monotonic = self._means.clock.now(), self._means.clock.monotonic()
+        secs = self._setback.add(name, error, version=version_to, now=now, monotonic=monotonic)
+        logger.error("set-back", by=name, problem=error.message, hint=error.hint, again_in_secs=round(secs))
+        if self._local is not None:
+            self._local.blockers.forget()
+
+    def went_well(self) -> None:
+        """The reboot was accepted: what failed before doesn't count any more."""
+        self._setback.clear()
 
     async def blockers(self, seen: AgentView, version_to: str, *, near: bool) -> tuple[gates.Blocker, ...]:
         """Return who says no; `near` tells that a reboot would follow, `version_to` is what it would start."""
         found = held_by_file(self._policy.hold_file)
-        if self._trouble is not None and self._means.clock.monotonic() < self._trouble[0]:
-            found += (self._trouble[1],)
+        found += self._setback.blocker(version_to, self._means.clock.monotonic())
         if self._local is None:
             return found
         return found + await self._alive(self._local.blockers.look(self._env(seen, version_to), near=near))
@@ -81,6 +97,7 @@ class Surroundings:
 
     def rest(self) -> None:
         """No reboot is wanted: the next need waits from then on."""
+        self._setback.clear()
         if self._local is not None:
             self._local.waiting.end()
 
@@ -104,10 +121,7 @@ class Surroundings:
         try:
             await self._alive(self._local.drain.before(self._env(seen, version_to)))
         except LockdError as error:
-            secs = self._policy.reboot_retry_secs
-            until = self._means.clock.now() + timedelta(seconds=secs)
-            blocker = gates.Blocker("drain", error.message, f"it is tried again; {error.hint}", ends_at=until)
-            self._trouble = (self._means.clock.monotonic() + secs, blocker)
+            self.set_back("drain", error, version_to)
             raise
 
     async def after_boot(self, seen: AgentView, version_to: str = "") -> str:

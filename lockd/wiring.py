@@ -16,6 +16,7 @@ from lockd.fleetlock_settings import fleetlock_id, read_tokens
 from lockd.fleetlock_store import FleetLockStore
 from lockd.local import Local
 from lockd.people import People
+from lockd.permission import Permission
 from lockd.registry import Registry
 from lockd.semaphore import Identity, Semaphore
 from lockd.store import EtcdStore, Store
@@ -135,8 +136,9 @@ def make_local(loaded: Loaded, clock: Clock, bus: Bus, identity: Identity) -> Lo
         "LOCKD_BOOT_ID": identity.boot_id,
         "LOCKD_HOST": identity.host,
     }
+    permission = None if settings.reboot_command else Permission(clock, bus)
     return Local(
-        blockers=Blockers(clock, bus, (hooks, settings.alerts), env),
+        blockers=Blockers(clock, bus, (hooks, settings.alerts), env, permission=permission),
         people=People(clock, bus, settings.sessions, identity.host),
         drain=Drain(hooks, settings.state_dir / "drained.json", identity.boot_id),
         waiting=Waiting(settings.state_dir / "waiting.json"),

@@ -145,16 +145,18 @@ async def test_rollback_pauses_once(tmp_path: Path) -> None:
 
 
 async def test_reboot_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
-    """A failing reboot shows in explain and on the ticket, is retried later, and clears when it works."""
-    host = Host(tmp_path, WANTED)
+    """A failing reboot shows in explain, costs the slot until it is tried again, and clears when it works."""
+    host = Host(tmp_path, WANTED, reboot_retry_secs=600.0)
     host.reboot_error = LocalError(ErrorCode.REBOOT_FAILED, "it broke", hint="repair it")
-    first = await host.coordinator.step()
-    second = await host.coordinator.step()
-    assert second > first
+    await host.coordinator.step()
     assert host.coordinator.view.gates[-1].gate == "reboot"
-    assert await host.phases() == {"m1": Phase.HELD}
+    assert host.coordinator.view.last_error is not None
+    assert await host.step(30) == "blockers"
+    assert "it broke [reboot-failed]" in host.coordinator.view.gates[2].reason
+    assert await host.phases() == {}
     host.reboot_error = None
-    assert await host.step() is None
+    assert (await host.step(560), host.reboots) == ("blockers", 0)
+    assert await host.step(20) is None
     assert host.coordinator.view.last_error is None
     assert host.reboots == 1
 

@@ -154,16 +154,34 @@ def test_reboot_goes_through_logind_when_no_command_is_set(tmp_path: Path) -> No
         assert json.loads(host.agent.reboots.read_text()) == [False]
 
 
-def test_refused_reboot_is_told_and_the_slot_is_not_marked_as_down(etcd: Etcd, tmp_path: Path) -> None:
-    """When logind refuses (an inhibitor), explain says so and the ticket says that the host is still up."""
-    with LockdHost(tmp_path / "a", "host-a", policy(etcd, "inhibited"), logind=True) as host:
+def test_refused_reboot_gives_the_slot_back_and_says_why(etcd: Etcd, tmp_path: Path) -> None:
+    """When logind refuses, explain says why and until when, others get the slot, and a person can have it tried now."""
+    with LockdHost(tmp_path / "a", "host-a", policy(etcd, "refused"), logind=True) as host:
         host.agent.say(logind_refuses=True)
         host.start()
         host.need_reboot("1.1.0")
-        assert "reboot-refused" in host.wait_gate("reboot")["reason"]
-        assert host.holders() == {"host-a": "held"}
+        gate = host.wait_gate("blockers")
+        assert "polkit isn't on the bus" in gate["reason"]  # as it is here
+        assert "lockctl reboot" in gate["ends"]
+        assert gate["ends_at"] is not None
+        wait_for(lambda: host.holders() == {}, "the slot given back")
+        assert not host.agent.reboots.exists()
         host.agent.say(logind_refuses=False)
+        assert host.lockctl("reboot").returncode == 0
         wait_for(host.agent.reboots.exists, "reboot by logind", host.agent.process)
+
+
+def test_host_that_logind_would_not_reboot_takes_no_slot(etcd: Etcd, tmp_path: Path) -> None:
+    """Where polkit has no rule for lockd, nothing is taken or drained; explain names polkit and what to do."""
+    with LockdHost(tmp_path / "a", "host-a", policy(etcd, "no-rule"), logind=True) as host:
+        host.agent.say(can_reboot="challenge")
+        host.start()
+        host.need_reboot("1.1.0")
+        gate = host.wait_gate("blockers")
+        assert "polkit has no rule" in gate["reason"]
+        assert "50-lockd.rules" in gate["ends"]
+        assert (host.holders(), host.group()["waiting"]) == ({}, [])
+        assert not host.agent.reboots.exists()
 
 
 def test_local_strategy_needs_no_server(tmp_path: Path) -> None:

@@ -95,11 +95,13 @@ class _Service:
         if message.member == "SetWallMessage":
             (self._path.parent / "logind-wall").write_text(message.body[0])
             return Message.new_method_return(message)
+        if message.member == "CanReboot":
+            return Message.new_method_return(message, "s", [state.get("can_reboot", "yes")])
         return self._reboot(message) if message.member == "Reboot" else None
 
     def _reboot(self, message: Message) -> Message:
         if self._read().get("logind_refuses"):
-            return Message.new_error(message, "org.freedesktop.login1.OperationInProgress", "inhibited")
+            return Message.new_error(message, "org.freedesktop.DBus.Error.AccessDenied", "Access denied")
         (self._path.parent / "logind-reboots").write_text(json.dumps(message.body))
         return Message.new_method_return(message)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from lockd.agent import AgentView
@@ -44,6 +44,7 @@ class Host:
         boot: str = "boot-1",
         *,
         local: Callable[[MovingClock], Local] | None = None,
+        reboot: Callable[[], Awaitable[None]] | None = None,
         **policy: object,
     ) -> None:
         self.clock = MovingClock()
@@ -58,7 +59,7 @@ class Host:
         means = Means(
             clock=self.clock,
             agent=self.agent,
-            reboot=self._reboot,
+            reboot=reboot or self._reboot,
             semaphore=self.semaphore if with_tickets else None,
             fraction=lambda: 0.5,
             notifier=Notifier(None),
