@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Sequence
 
 from lockd.errors import ErrorCode, LocalError, RefusedError, Retry
 from lockd.polkit import explain_error, is_polkit_there
 from updated.common.bus import Bus, BusCallError, BusError
 from updated.common.log import get_logger
-from updated.common.process import run
+from updated.common.reboot import COMMAND_SECS, LOGIND, reboot_plainly, run_reboot_command
 
-LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
-COMMAND_SECS = 60.0
-# systemctl(1): without these its `reboot` may choose a way that doesn't go through the boot loader
-NO_SHORT_CUTS = {"SYSTEMCTL_SKIP_AUTO_SOFT_REBOOT": "1", "SYSTEMCTL_SKIP_AUTO_KEXEC": "1"}
 logger = get_logger("logind")
 
 Reboot = Callable[[], Awaitable[None]]
@@ -29,10 +24,7 @@ WALL = "lockd: this host reboots now, to start the version that was installed"
 
 
 async def reboot_by_logind(bus: Bus) -> None:
-    """Ask logind for a plain reboot, which heeds its inhibitors; never for a soft one or kexec.
-
-    Those wouldn't go through the firmware and the boot loader, which is what changes the slot. `Reboot` with a plain
-    False is the kernel's own reboot; systemctl's own choice of a soft reboot isn't in this way.
+    """Ask logind for a plain reboot, which heeds its inhibitors (`updated.common.reboot`).
 
     Raises:
         RefusedError: logind says no (polkit, an inhibitor), or isn't there.
@@ -40,7 +32,7 @@ async def reboot_by_logind(bus: Bus) -> None:
     """
     await _announce(bus)
     try:
-        await bus.call(*LOGIND, "Reboot", "b", [False])
+        await reboot_plainly(bus)
     except BusCallError as error:
         if error.name in DOUBTFUL:
             raise _in_doubt(error) from error
@@ -75,7 +67,7 @@ async def reboot_by_command(argv: Sequence[str]) -> None:
     """
     hint = "Correct reboot_command in lockd.toml."
     try:
-        done = await run(argv, timeout_secs=COMMAND_SECS, env={**os.environ, **NO_SHORT_CUTS})
+        done = await run_reboot_command(argv)
     except OSError as error:
         raise LocalError(
             ErrorCode.REBOOT_FAILED, f"{argv[0]} can't be started: {error.strerror}", hint=hint, retry=Retry.LATER

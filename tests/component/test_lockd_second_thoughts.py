@@ -26,6 +26,7 @@ from lockd.tickets import Claim, Phase
 from lockd.waiting import Waiting
 from tests.support.moving_clock import MovingClock
 from tests.support.stepped_host import IDLE, WANTED, Host
+from updated.common import reboot
 from updated.common.bus import Bus, BusError
 
 
@@ -97,7 +98,7 @@ async def test_logind_that_does_not_answer_leaves_the_reboot_in_doubt() -> None:
 
 async def test_command_that_takes_too_long_leaves_the_reboot_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have done what it was told before it was ended."""
-    monkeypatch.setattr(logind, "COMMAND_SECS", 0.2)
+    monkeypatch.setattr(reboot, "COMMAND_SECS", 0.2)
     with pytest.raises(LocalError) as caught:
         await logind.reboot_by_command(["sleep", "60"])
     assert caught.value.code is ErrorCode.REBOOT_IN_DOUBT
