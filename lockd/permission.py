@@ -9,11 +9,11 @@ from __future__ import annotations
 from datetime import timedelta
 
 from lockd.gates import Blocker
-from lockd.logind import LOGIND
 from lockd.polkit import ANSWERS, explain_error, is_polkit_there
 from updated.common.bus import Bus, BusCallError, BusError
 from updated.common.clock import Clock
 from updated.common.log import get_logger
+from updated.common.reboot import LOGIND
 
 logger = get_logger("permission")
 

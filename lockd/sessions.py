@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lockd.gates import Blocker
-from lockd.logind import LOGIND
 from updated.common.bus import Bus, BusCallError, BusError
+from updated.common.reboot import LOGIND
 
 NOBODY = tuple(
     f"org.freedesktop.DBus.Error.{name}"
