@@ -105,6 +105,7 @@ class HealthSettings:
     deadline_secs: float = 300.0
     interval_secs: float = 5.0
     command_timeout_secs: float = 60.0
+    trial_boots: int = 1  # how many a bad verdict costs; the boot loader's tries are for boots that never speak
     reboot_command: tuple[str, ...] = ()  # after a failed trial boot; empty: ask logind
 
 
@@ -195,6 +196,8 @@ def _check(settings: Settings) -> None:
         raise _bad(f"packages.dir must have {{slot}} in it, for each slot has its own, not {settings.packages.dir}")
     if settings.health.interval_secs <= 0:
         raise _bad("health.interval_secs must be above 0")
+    if settings.health.trial_boots < 1:
+        raise _bad(f"health.trial_boots must be at least 1, not {settings.health.trial_boots}")
     _check_download(settings.download)
     _check_proxy(settings.server.proxy)
     url = settings.server.url

@@ -23,9 +23,7 @@ def test_state_survives_a_restart(tmp_path: Path) -> None:
     assert (loaded, damage) == (memory, None)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b'{"pending": {"x": 1}}', b'{"unknown": 1}', b'{"outbox": 5}', b"\xff"]
-)
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"pending": {"x": 1}}', b'{"outbox": 5}', b"\xff"])
 def test_damaged_state_is_set_aside_not_lost(tmp_path: Path, data: bytes) -> None:
     """A state file that can't be read counts as absent, and its bytes are kept for whoever wants to look."""
     (tmp_path / "state.json").write_bytes(data)
@@ -33,6 +31,29 @@ def test_damaged_state_is_set_aside_not_lost(tmp_path: Path, data: bytes) -> Non
     assert memory == Memory()
     assert damage is not None
     assert (tmp_path / "state.damaged").read_bytes() == data
+
+
+def test_keys_of_a_newer_agent_are_left_out() -> None:
+    """The old slot's agent reads what a newer one wrote before the rollback: it keeps all that it knows itself."""
+    pending = Pending("1.0", "1.1", "B", "uuid", 7, "boot", "2026-01-01T00:00:00Z", armed=True)
+    memory = Memory(pending=pending, failed_versions=["1.1"])
+    raw = json.loads(encode(memory))
+    raw["of-the-future"] = raw["pending"]["of-the-future"] = {"x": 1}
+    assert decode(json.dumps(raw).encode()) == memory
+
+
+def test_bad_boots_are_counted_for_one_slot_and_forgotten(tmp_path: Path) -> None:
+    """Each trial boot that was bad counts once; another slot's trial begins at none, and so does one after a cut."""
+    store = Store(tmp_path)
+    assert store.bad_boots("a") == frozenset()
+    for boot in ("boot-1", "boot-2", "boot-1"):
+        store.note_bad_boot("a", boot)
+    assert Store(tmp_path).bad_boots("a") == {"boot-1", "boot-2"}
+    assert store.bad_boots("b") == frozenset()
+    store.forget_bad_boots()
+    assert store.bad_boots("a") == frozenset()
+    (tmp_path / "bad-boots").write_bytes(b"\xff half a li")
+    assert store.bad_boots("a") == frozenset()
 
 
 def test_every_prefix_of_a_state_file_is_whole_or_refused() -> None:

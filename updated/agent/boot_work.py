@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
-from updated.agent import talk
+from updated.agent import message_ids, talk
 from updated.agent.context import Context
 from updated.agent.host import HostFacts
 from updated.agent.machine import Event
 from updated.agent.status import error_dict
 from updated.common.log import get_logger
 from updated.confirm.health import judge
-from updated.confirm.rollback import Boot, Pending, classify_boot, raised_floor
+from updated.confirm.rollback import Boot, Pending, classify_boot, may_fall_back, raised_floor
 from updated.errors import ErrorCode, LocalError, UpdateError
 from updated.slots.layout import Slot
 
@@ -37,7 +37,7 @@ class BootWork:
             log.error("state-damaged", detail=damage)
         facts, booted = context.recall_host()
         pending = context.memory.pending
-        other = next(slot for slot in context.means.boot.slots() if slot.partuuid != booted.partuuid)
+        other = context.other_slot()
         spent = other.priority > 0 and other.tries == 0 and not other.successful
         boot = classify_boot(pending, facts.boot_id, booted.partuuid, tries_spent=spent)
         if boot is Boot.INTERRUPTED and pending is not None and pending.rollback:
@@ -51,14 +51,40 @@ class BootWork:
         context.trial = boot is Boot.TRIAL
         context.show_backoff()
         context.memory.aleph_version = context.memory.aleph_version or facts.version
-        context.save()
+        context.save_or_note()
         if boot is Boot.SAME and pending is not None:
-            context.view.version_new, context.view.slot_target = pending.version_to, pending.slot
-            context.view.by_hand = pending.by_hand
-            context.view.boot_confirmed = True  # an update is only taken in a confirmed boot
+            self._show_armed(pending)
             return Event.SLOT_ARMED
+        return self._how_judged(facts, booted)
+
+    def _show_armed(self, pending: Pending) -> None:
+        view = self._context.view
+        view.version_new, view.slot_target, view.by_hand = pending.version_to, pending.slot, pending.by_hand
+        view.boot_confirmed = True  # an update is only taken in a confirmed boot
+
+    def _how_judged(self, facts: HostFacts, booted: Slot) -> Event:
+        """Tell whether an earlier run of the agent has judged this boot, and how."""
+        context = self._context
         context.view.boot_confirmed = context.memory.confirmed_boot_id == facts.boot_id
-        return Event.BOOT_JUDGED if context.view.boot_confirmed else Event.BOOT_UNJUDGED
+        if context.view.boot_confirmed:
+            return Event.BOOT_JUDGED
+        if facts.boot_id in context.means.store.bad_boots(booted.partuuid) and self._can_fall_back():
+            return self._after_bad_trial()
+        return Event.BOOT_UNJUDGED
+
+    def _can_fall_back(self) -> bool:
+        """Tell from the boot loader's data, as they are now, whether a reboot can end in the other slot."""
+        booted, other = self._context.means.boot.booted(), self._context.other_slot()
+        return may_fall_back(
+            booted_successful=booted.successful, other_bootable=other.bootable, other_successful=other.successful
+        )
+
+    def _after_bad_trial(self) -> Event:
+        """Tell whether the slot has been bad in as many boots as one verdict more costs."""
+        _, booted = self._context.known()
+        bad = len(self._context.means.store.bad_boots(booted.partuuid))
+        # what couldn't be written down counts as well: a full disk must not turn into boot after boot
+        return Event.UNHEALTHY_TRIAL if 0 < bad < self._context.means.settings.health.trial_boots else Event.LOST_TRIAL
 
     def _settle_rollback(self, pending: Pending, other: Slot, booted: Slot) -> tuple[Boot, Pending]:
         """Tell from the slot's bits whether a rollback was armed before the agent was cut off; the slot stays so."""
@@ -76,7 +102,7 @@ class BootWork:
 
     def _note_rollback(self, pending: Pending, facts: HostFacts) -> None:
         memory, now = self._context.memory, self._context.now()
-        log.error("rolled-back", version=pending.version_to, running=facts.version)
+        log.error("rolled-back", message_id=message_ids.ROLLED_BACK, version=pending.version_to, running=facts.version)
         memory.remember_failed(pending.version_to)
         memory.rolled_back = {"version": pending.version_to, "at": now, "boot_id": facts.boot_id}
         memory.queue_event(talk.error_event(ErrorCode.ROLLED_BACK))
@@ -101,26 +127,53 @@ class BootWork:
         if verdict.healthy:
             await self._confirm()
             return (Event.HEALTHY,)
+        falls_back = await context.patiently(asyncio.to_thread(self._can_fall_back))
+        log.error(
+            "unhealthy",
+            message_id=message_ids.BOOT_UNHEALTHY,
+            version=context.view.version_booted,
+            falls_back=falls_back,
+            reason=verdict.reason,
+        )
         error = LocalError(
             ErrorCode.HEALTH_FAILED,
             f"this boot is not healthy: {verdict.reason}",
             hint="Repair what the check names; see `systemctl --failed` and the journal of this boot.",
         )
-        if not context.trial:
+        if not falls_back:
             raise error
-        log.error("trial-boot-unhealthy", version=context.view.version_booted, reason=verdict.reason)
         context.memory.note(context.now(), "unhealthy", context.view.version_booted, verdict.reason)
         context.note_error(error)
-        return (Event.UNHEALTHY_TRIAL,)
+        await context.patiently(asyncio.to_thread(self._note_bad_boot))
+        return (self._after_bad_trial(),)
+
+    def _note_bad_boot(self) -> None:
+        facts, booted = self._context.known()
+        try:
+            self._context.means.store.note_bad_boot(booted.partuuid, facts.boot_id)
+        except LocalError as error:
+            log.warning("not-remembered", code=error.name, message=error.message)
+
+    async def give_up(self) -> tuple[Event, ...]:
+        """Spend the tries that the boot loader has left for this slot, so that the next boot is the other slot's.
+
+        Raises:
+            LocalError: BOOT_CONTROL; the other slot isn't proven, or the data can't be written.
+        """
+        context = self._context
+        _, booted = context.known()
+        log.warning("giving-up", version=context.view.version_booted, slot=booted.name)
+        await context.patiently(asyncio.to_thread(context.means.boot.give_up, booted))
+        return (Event.GIVEN_UP,)
 
     async def _confirm(self) -> None:
         """Mark the booted slot good, raise the floor, remember both; every step may be repeated after a cut."""
         context = self._context
         facts, booted = context.known()
-        await asyncio.to_thread(context.means.boot.confirm, booted)
+        await context.patiently(asyncio.to_thread(context.means.boot.confirm, booted))
         pending = context.memory.pending if context.trial else None
         if pending is not None:
-            await asyncio.to_thread(self._settle_trial, pending, facts, booted.name)
+            await context.patiently(asyncio.to_thread(self._settle_trial, pending, facts, booted.name))
         context.memory.confirmed_boot_id = facts.boot_id
         self._remember_slot(facts.version, booted, pending)
         context.save()
@@ -141,12 +194,27 @@ class BootWork:
         memory.queue_event(talk.complete_event(pending.version_from))
         memory.note(self._context.now(), "confirmed", facts.version, f"slot {slot}, was {pending.version_from}")
         memory.rolled_back = memory.last_error = memory.pending = None
+        store.forget_bad_boots()
+        log.info(
+            "confirmed",
+            message_id=message_ids.BOOT_CONFIRMED,
+            version=facts.version,
+            version_before=pending.version_from,
+            slot=slot,
+        )
 
     async def fall_back(self) -> tuple[Event, ...]:
         """Reboot, so that the boot loader uses up the tries and comes back to the good slot.
 
         Raises:
-            LocalError: the reboot was refused or its command failed.
+            LocalError: BOOT_CONTROL when nothing is there to come back to; the reboot was refused, its command failed.
         """
+        if not await self._context.patiently(asyncio.to_thread(self._can_fall_back)):
+            raise LocalError(
+                ErrorCode.BOOT_CONTROL,
+                "the other slot can't be booted any more: a reboot might end in none",
+                hint="`update-ctl slots` shows both: make the other one boot again, or reboot by hand.",
+            )
+        self._context.fall_backs += 1
         await self._context.means.reboot(self._context.beat)
         return ()

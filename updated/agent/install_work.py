@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from updated.agent import talk
+from updated.agent import message_ids, talk
 from updated.agent.by_hand import Given
 from updated.agent.context import Context
 from updated.agent.machine import Event
@@ -183,10 +183,11 @@ class InstallWork:
             armed_at=context.now(),
             by_hand=by_hand,
         )
+        context.means.store.forget_bad_boots()
         context.save()
         contents = Contents(installed.version, installed.files, installed.root_hash)
         tries = context.means.settings.slots.tries
-        await asyncio.to_thread(context.means.boot.arm, installed.slot, tries, contents)
+        await context.patiently(asyncio.to_thread(context.means.boot.arm, installed.slot, tries, contents))
         context.memory.pending = dataclasses.replace(context.memory.pending, armed=True)
         if by_hand is None:
             context.memory.queue_event(talk.installed_event(context.means.settings.server.product))
@@ -197,9 +198,12 @@ class InstallWork:
             context.save()
         except LocalError:  # what is told to have failed must not boot, nor be taken for a rollback at the next one
             context.memory.pending = None
-            await asyncio.to_thread(context.means.boot.unmark, installed.slot)
+            await context.patiently(asyncio.to_thread(context.means.boot.unmark, installed.slot))
             raise
         context.view.version_new, context.view.slot_target = installed.version, installed.slot.name
+        log.info(
+            "armed", message_id=message_ids.UPDATE_ARMED, version=installed.version, running=facts.version, how=where
+        )
         return (Event.ARMED,)
 
     async def disarm(self) -> tuple[Event, ...]:
@@ -211,7 +215,7 @@ class InstallWork:
         context = self._context
         pending = context.memory.pending
         if pending is not None:
-            await asyncio.to_thread(context.means.boot.unmark, self._other_slot())
+            await context.patiently(asyncio.to_thread(context.means.boot.unmark, self._other_slot()))
             context.memory.note(context.now(), "given-up", pending.version_to, "reset by an operator")
             context.memory.pending = None
             context.save()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from updated.agent import backoff
+from updated.agent import backoff, message_ids
 from updated.agent.boot_work import BootWork
 from updated.agent.by_hand import Given
 from updated.agent.context import Context
@@ -31,6 +31,7 @@ log = get_logger("agent")
 
 FAILURES = {
     Effect.JUDGE_HEALTH: Event.UNHEALTHY_BOOT,
+    Effect.GIVE_UP: Event.GIVE_UP_FAILED,
     Effect.FALL_BACK: Event.FALL_BACK_FAILED,
     Effect.CHECK: Event.CHECK_FAILED,
     Effect.CHECK_AND_INSTALL: Event.CHECK_FAILED,
@@ -129,8 +130,8 @@ class Agent:
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             _ = tasks.create_task(self._feed_watchdog())
-            self.post(self._boot.recall())
-            log.info("ready", version=self.view.version_booted, slot=self.view.slot_booted)
+            self.post(await self.context.patiently(asyncio.to_thread(self._boot.recall)))
+            log.info("ready", running=self.view.version_booted, slot=self.view.slot_booted)
             self._recalled()
             while True:
                 await self._handle(await self._queue.get())
@@ -140,13 +141,18 @@ class Agent:
         if transition is None:
             log.debug("dropped", stimulus=occurrence.event.value, state=self.view.state.value)
         else:
-            log.info("transition", trigger=occurrence.event.value, state=transition.to.value)
+            log.info("transition", trigger=occurrence.event.value, state=transition.to.value, **self._versions())
             self.view.state = transition.to
             for effect in transition.effects:
                 self._perform(effect, occurrence)
             self._publish()
         if self.view.state in SETTLED and self._queue.empty():
             self._settled.set()
+
+    def _versions(self) -> dict[str, str]:
+        """Return what runs, and what is to run where there is something."""
+        running, new = self.view.version_booted, self.view.version_new
+        return {"running": running, "new": new} if new else {"running": running}
 
     def _perform(self, effect: Effect, occurrence: Occurrence) -> None:
         if effect is Effect.NOTE_ERROR:
@@ -179,6 +185,7 @@ class Agent:
         on_demand = occurrence.event is not Event.CHECK_DUE
         long_work: dict[Effect, Callable[[], Coroutine[Any, Any, tuple[Event, ...]]]] = {
             Effect.JUDGE_HEALTH: self._boot.judge_health,
+            Effect.GIVE_UP: self._boot.give_up,
             Effect.FALL_BACK: self._boot.fall_back,
             Effect.CHECK: lambda: self._server.check(take=False, on_demand=on_demand),
             Effect.CHECK_AND_INSTALL: lambda: self._server.check(take=True, on_demand=on_demand),
@@ -212,8 +219,16 @@ class Agent:
     def _note_error(self, error: UpdateError | None) -> None:
         if error is None:
             return
-        log.error("failed", code=error.name, message=error.message, hint=error.hint)
-        if self.view.state is State.REPORTING_ERROR:
+        failed_install = self.view.state is State.REPORTING_ERROR
+        log.error(
+            "failed",
+            message_id=message_ids.INSTALL_FAILED if failed_install else None,
+            code=error.name,
+            message=error.message,
+            hint=error.hint,
+            **self._versions(),
+        )
+        if failed_install:
             self._note_failure(error)
         self.context.note_error(error)
 

@@ -45,9 +45,12 @@ class Event(Enum):
     ASKED_APPLY = "asked-apply"
     ASKED_ROLLBACK = "asked-rollback"
     ASKED_RESET = "asked-reset"
-    # outcomes of effects
+    # outcomes of effects; the two of a bad trial are found at start-up too, when the reboot after it hasn't come
     HEALTHY = "healthy"
-    UNHEALTHY_TRIAL = "unhealthy-trial"
+    UNHEALTHY_TRIAL = "unhealthy-trial"  # the boot loader may try the slot again
+    LOST_TRIAL = "lost-trial"  # it has been bad often enough
+    GIVEN_UP = "given-up"
+    GIVE_UP_FAILED = "give-up-failed"
     UNHEALTHY_BOOT = "unhealthy-boot"
     NO_UPDATE = "no-update"
     OFFER_NOTED = "offer-noted"  # a check that was only to look found a release
@@ -82,6 +85,7 @@ class Effect(Enum):
     """What the loop does on a transition."""
 
     JUDGE_HEALTH = "judge health, confirm slot"
+    GIVE_UP = "spend the slot's tries"
     FALL_BACK = "reboot to fall back"
     CHECK = "check"
     CHECK_AND_INSTALL = "check, then install"
@@ -117,12 +121,19 @@ def _failed(state: State) -> dict[tuple[State, Event], Transition]:
 TABLE: dict[tuple[State, Event], Transition] = {
     (State.STARTING, Event.BOOT_JUDGED): Transition(State.IDLE, (Effect.SCHEDULE,)),
     (State.STARTING, Event.BOOT_UNJUDGED): Transition(State.CONFIRMING, (Effect.JUDGE_HEALTH,)),
+    (State.STARTING, Event.UNHEALTHY_TRIAL): Transition(State.FALLING_BACK, (Effect.FALL_BACK, Effect.SCHEDULE)),
+    (State.STARTING, Event.LOST_TRIAL): Transition(State.FALLING_BACK, (Effect.GIVE_UP, Effect.SCHEDULE)),
     (State.STARTING, Event.SLOT_ARMED): Transition(State.NEED_REBOOT, (Effect.SCHEDULE,)),
     (State.CONFIRMING, Event.HEALTHY): Transition(State.IDLE, (Effect.REPORT, Effect.SCHEDULE)),
     (State.CONFIRMING, Event.UNHEALTHY_TRIAL): Transition(
         State.FALLING_BACK, (Effect.NOTE_ERROR, Effect.FALL_BACK, Effect.SCHEDULE)
     ),
+    (State.CONFIRMING, Event.LOST_TRIAL): Transition(
+        State.FALLING_BACK, (Effect.NOTE_ERROR, Effect.GIVE_UP, Effect.SCHEDULE)
+    ),
     (State.CONFIRMING, Event.UNHEALTHY_BOOT): Transition(State.UNHEALTHY, (Effect.NOTE_ERROR, Effect.SCHEDULE)),
+    (State.FALLING_BACK, Event.GIVEN_UP): Transition(State.FALLING_BACK, (Effect.FALL_BACK,)),
+    (State.FALLING_BACK, Event.GIVE_UP_FAILED): Transition(State.FALLING_BACK, (Effect.NOTE_ERROR, Effect.FALL_BACK)),
     (State.FALLING_BACK, Event.FALL_BACK_FAILED): Transition(State.FALLING_BACK, (Effect.NOTE_ERROR, Effect.SCHEDULE)),
     (State.FALLING_BACK, Event.CHECK_DUE): Transition(State.FALLING_BACK, (Effect.FALL_BACK, Effect.SCHEDULE)),
     (State.UNHEALTHY, Event.CHECK_DUE): Transition(State.CONFIRMING, (Effect.JUDGE_HEALTH,)),

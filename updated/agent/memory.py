@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from updated.agent import backoff
 from updated.agent.backoff import Backoff
-from updated.common.durable import read_bounded, write_atomic
+from updated.common.durable import read_bounded, remove_durably, write_atomic
 from updated.confirm.rollback import Pending
 from updated.errors import ErrorCode, LocalError
 
@@ -75,8 +76,9 @@ def decode(data: bytes) -> Memory:
     raw = json.loads(data)
     if not isinstance(raw, dict):
         raise ValueError("not an object")
+    raw = _known(Memory, raw)
     try:
-        pending = Pending(**raw.pop("pending")) if raw.get("pending") else None
+        pending = Pending(**_known(Pending, raw.pop("pending"))) if raw.get("pending") else None
         raw.pop("pending", None)
         known = backoff.from_document(raw.pop("backoff", None))
         memory = Memory(pending=pending, backoff=known, **raw)
@@ -94,6 +96,12 @@ def decode(data: bytes) -> Memory:
     return memory
 
 
+def _known(kind: type[Any], raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what a newer agent wrote, which may have run here in the other slot before a rollback."""
+    names = {known.name for known in dataclasses.fields(kind)}
+    return {name: value for name, value in raw.items() if name in names}
+
+
 class Store:
     """The state directory."""
 
@@ -101,6 +109,9 @@ class Store:
         self.directory = directory
         self._state = directory / "state.json"
         self._floor = directory / "rollback-floor"
+        # A file of its own, for the agent of the old slot, which comes back after a bad trial, may be an older one that
+        # refuses a state file with keys that it doesn't know.
+        self._bad_boots = directory / "bad-boots"
 
     def load(self) -> tuple[Memory, str | None]:
         """Read the state; the second value says why it had to be set aside, if it had.
@@ -150,6 +161,35 @@ class Store:
             LocalError: STATE; the disk is full or read-only.
         """
         self._write(self._floor, f"{index}\n".encode())
+
+    def bad_boots(self, partuuid: str) -> frozenset[str]:
+        """Return the ids of the trial boots of a slot that were judged bad; none where the file can't be read."""
+        try:
+            lines = read_bounded(self._bad_boots, STATE_LIMIT).decode("ascii").splitlines()
+        except (OSError, ValueError):
+            return frozenset()  # at worst a trial boot more
+        pairs = [line.split() for line in lines]
+        return frozenset(pair[1] for pair in pairs if len(pair) == 2 and pair[0] == partuuid)  # noqa: PLR2004 - a pair
+
+    def note_bad_boot(self, partuuid: str, boot_id: str) -> None:
+        """Remember durably that a trial boot of a slot was judged bad; what was noted of another slot is forgotten.
+
+        Raises:
+            LocalError: STATE; the disk is full or read-only.
+        """
+        boots = sorted(self.bad_boots(partuuid) | {boot_id})
+        self._write(self._bad_boots, "".join(f"{partuuid} {boot}\n" for boot in boots).encode())
+
+    def forget_bad_boots(self) -> None:
+        """Forget which trial boots were bad, for another trial begins or this one is over.
+
+        Raises:
+            LocalError: STATE; the file system refused.
+        """
+        try:
+            remove_durably(self._bad_boots)
+        except OSError as error:
+            raise _state_error(f"{self._bad_boots} can't be removed: {error.strerror}") from error
 
     def _write(self, path: Path, data: bytes) -> None:
         try:

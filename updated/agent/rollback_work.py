@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+from updated.agent import message_ids
 from updated.agent.context import Context
 from updated.agent.machine import Event
 from updated.common.log import get_logger
@@ -47,11 +48,17 @@ class RollbackWork:
             armed_at=context.now(),
             rollback=True,
         )
+        context.means.store.forget_bad_boots()
         context.save()
-        await asyncio.to_thread(context.means.boot.arm, other, context.means.settings.slots.tries)
+        tries = context.means.settings.slots.tries
+        await context.patiently(asyncio.to_thread(context.means.boot.arm, other, tries))
         memory.pending = dataclasses.replace(memory.pending, armed=True)
         memory.remember_failed(facts.version)
         memory.note(context.now(), "rollback-asked", version, f"slot {other.name}, away from {facts.version}")
+        log.info(
+            "armed", message_id=message_ids.UPDATE_ARMED, version=version, running=facts.version, slot=other.name,
+            how="rollback by hand",
+        )  # fmt: skip
         self._save_armed()
         return (Event.ARMED,)
 

@@ -7,6 +7,7 @@ from updated.agent.backoff import same_payload
 from updated.agent.context import Context
 from updated.agent.machine import Event, State
 from updated.common.log import get_logger
+from updated.confirm.rollback import fall_back_retry_secs
 from updated.errors import RefusedError, UpdateError
 from updated.omaha import schedule
 from updated.omaha.protocol import NoUpdate, Offer
@@ -96,7 +97,9 @@ class ServerWork:
 
     def next_check_secs(self) -> float | None:
         """Return the seconds until the next poll (or health check), None when there is no server to poll."""
-        if self._context.view.state not in (State.UNHEALTHY, State.FALLING_BACK) and not self._talk.enabled:
+        if self._context.view.state is State.FALLING_BACK:
+            return fall_back_retry_secs(self._context.fall_backs)
+        if self._context.view.state is not State.UNHEALTHY and not self._talk.enabled:
             return None
         server = self._context.means.settings.server
         return schedule.next_check_secs(

@@ -51,6 +51,22 @@ def classify_boot(pending: Pending | None, boot_id: str, booted_partuuid: str, *
     return Boot.ROLLED_BACK if pending.armed or tries_spent else Boot.INTERRUPTED
 
 
+def may_fall_back(*, booted_successful: bool, other_bootable: bool, other_successful: bool) -> bool:
+    """Tell whether a reboot can end in the other slot: this one is on trial, and that one has proven itself.
+
+    The boot loader's data say so, whatever the agent remembers: its state may have been lost since the slot was armed.
+    """
+    return not booted_successful and other_bootable and other_successful
+
+
+def fall_back_retry_secs(attempts: int) -> float:
+    """Return how long to wait for a reboot that was asked for `attempts` times already, before it is asked for again.
+
+    The first wait is longer than a shutdown takes; from then on it doubles up to half an hour.
+    """
+    return min(120.0 * 2.0 ** min(max(attempts - 1, 0), 8), 1800.0)
+
+
 def raised_floor(floor: int, confirmed_index: int) -> int:
     """Return the rollback floor after a release with `confirmed_index` booted well: it only rises."""
     return max(floor, confirmed_index)
