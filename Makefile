@@ -56,12 +56,15 @@ install: install-files install-python  ## a whole host below DESTDIR: commands, 
 
 # The commands carry their own libraries, out of the way of the system's Python; -I keeps the environment and the
 # current directory out of a root daemon's import path.
+# TARGET_PYTHON=3.13: for a root whose Python is another than this machine's; compiled packages differ between them.
 LIBRARY := /usr/lib/updated/python
+TARGET_PYTHON ?=
+FOR_TARGET := $(if $(TARGET_PYTHON),--python-version $(TARGET_PYTHON) --implementation cp --no-compile)
 install-python: bootstrap-demo
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade -r requirements.lock \
-	    --target $(DESTDIR)$(LIBRARY)
+	    --target $(DESTDIR)$(LIBRARY) $(if $(TARGET_PYTHON),--only-binary :all: $(FOR_TARGET))
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --upgrade . \
-	    --target $(DESTDIR)$(LIBRARY)
+	    --target $(DESTDIR)$(LIBRARY) $(FOR_TARGET)
 	cd $(DESTDIR)$(LIBRARY) && rm -rf bin setuptools setuptools-* _distutils_hack distutils-precedence.pth pkg_resources  # only installs
 	rm -rf build
 	install -d $(DESTDIR)/usr/bin

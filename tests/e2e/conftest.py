@@ -1,0 +1,39 @@
+"""What the tests of whole machines share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from fixtures.image.slot import SystemRelease, slot_image
+from tests.support.nspawn import NspawnHost
+from tests.support.nspawn_server import ReleaseServer
+from tests.support.verdicts import Scenario
+
+MakeHost = Callable[..., NspawnHost]
+StartRow = Callable[[str, str], Scenario]
+FIRST = SystemRelease("1.0.0")
+
+
+@pytest.fixture
+def nspawn_host(tmp_path: Path) -> Iterator[MakeHost]:
+    """Make a machine that has a release in slot A; off, and whatever it left behind gone after the test."""
+    with ExitStack() as stack:
+        made: list[NspawnHost] = []
+
+        def make(release: SystemRelease = FIRST) -> NspawnHost:
+            host = NspawnHost(tmp_path / f"host-{len(made)}", slot_image(release))
+            made.append(host)
+            return stack.enter_context(host)
+
+        yield make
+
+
+@pytest.fixture
+def release_server(tmp_path: Path) -> Iterator[ReleaseServer]:
+    """The product's server, without a release."""
+    with ReleaseServer(tmp_path / "releases") as running:
+        yield running

@@ -1,0 +1,376 @@
+"""A machine with a real systemd as its first process: a disk image with two slots, booted by systemd-nspawn.
+
+The slot's partition is mounted read-only as the root, the disk and its partitions are real block devices, /var is a
+partition of its own, /etc is the image's with a writable layer that lies in /var. A reboot ends systemd-nspawn with
+exit code 133; then the boot loader model (`tests.support.bootloader`) picks the next slot from the bits on the disk.
+
+LIMITS is the whole list of what differs from a machine, each with its reason. Nothing else that ships is off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from fixtures.image.disk import two_slots, write_disk
+from fixtures.image.slot import var_image
+from tests.support.bootloader import Choice, boot, valid_copies
+from tests.support.control_group import ControlGroup
+from tests.support.disks import ENV
+from tests.support.loop_disk import LoopDisk, PartMounted, run, unmount
+from tests.support.processes import Process, wait_for
+
+REBOOT_CODE = 133  # systemd-nspawn's exit code when the container asked for a reboot
+MIB = 1024 * 1024
+BOOT_SECS = 120.0
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What nspawn can't do as a machine does; `files` of /etc and `options` of systemd-nspawn stand in for it."""
+
+    what: str
+    why: str
+    files: Mapping[str, str]
+    options: Sequence[str] = ()
+
+
+LIMITS = (
+    Limit(
+        "the boot id is read from /run/boot-id, a new one for each boot",
+        "ProtectProc= and ProtectKernelTunables= mount a fresh /proc, whose boot id is the test machine's, always",
+        {
+            "updated/conf.d/10-nspawn.toml": '[host]\nboot_id = "/run/boot-id"\n',
+            "lockd/conf.d/10-nspawn.toml": 'boot_id_file = "/run/boot-id"\n',
+        },
+    ),
+    Limit(
+        "updated may write to loop devices",
+        "the disk is an image file behind a loop device (partitions of it are block-blkext, as on many machines)",
+        {"systemd/system/updated.service.d/10-nspawn.conf": "[Service]\nDeviceAllow=block-loop rw\n"},
+    ),
+    Limit(
+        "the container may load BPF programs",
+        "without that systemd can't, and doesn't say so: DevicePolicy= and IPAddressDeny= would be ignored in silence",
+        {},
+        ("--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON", "--system-call-filter=bpf"),
+    ),
+)
+
+
+class NspawnHost:
+    """One machine; a context manager that leaves no process, mount or loop device behind.
+
+    Attributes:
+        folder: everything that it has; `disk` is its disk image.
+        leader: the process id of its systemd, while it runs.
+        boots: the slots that the boot loader picked, one a boot.
+    """
+
+    def __init__(self, folder: Path, first: Path, *, var: Path | None = None) -> None:
+        """Take a folder of its own, the image of slot A, and that of the first /var."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.disk = folder, folder / "disk.img"
+        self.machine_id = uuid.uuid4().hex
+        self.boots: list[str] = []
+        self.leader = 0
+        self._pending: dict[str, str] = {"machine-id": f"{self.machine_id}\n"}
+        for limit in LIMITS:
+            self._pending |= limit.files
+        self._devices: LoopDisk | None = None
+        self._mounts: list[Path] = []
+        self._group: ControlGroup | None = None
+        self._child: Process | None = None
+        self._others: list[Process] = []
+        write_disk(self.disk, two_slots(first, var or var_image()))
+        self._lock = self.disk.open("rb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # two machines on one disk would ruin both
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cut()
+        self._lock.close()
+
+    # -- its settings
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file below /etc, as `updated/conf.d/50-test.toml`: at once if it runs, else at the next boot."""
+        if self._child is None:
+            self._pending[path] = text
+            return
+        self.run("mkdir", "-p", str(Path("/etc", path).parent))
+        self.run("tee", f"/etc/{path}", stdin=text)
+
+    def drop_in(self, unit: str, text: str, name: str = "50-test.conf") -> None:
+        """Write a drop-in of a unit, as `updated.service`."""
+        self.write(f"systemd/system/{unit}.d/{name}", text)
+        if self._child is not None:
+            self.run("systemctl", "daemon-reload")
+
+    # -- its life
+
+    def boot(self, *, wait: bool = True) -> Choice:
+        """Let the boot loader pick a slot, start its system, and wait until it has started (unless told not to).
+
+        Raises:
+            NothingBootableError: the machine is a brick.
+        """
+        assert self._child is None, "it runs"
+        choice = boot(self.disk)
+        self.boots.append(choice.label)
+        try:
+            self._mount(choice)
+            self._start()
+            if wait:
+                self.wait_started()
+        except BaseException:
+            self.cut()
+            raise
+        return choice
+
+    def wait_started(self) -> str:
+        """Wait until systemd has nothing left to start; return its word for that: running, degraded, ..."""
+
+        def look() -> str | None:
+            done = self.run("systemctl", "is-system-running", check=False)
+            state = done.stdout.strip()
+            return state if state in ("running", "degraded", "maintenance") else None
+
+        return wait_for(look, "end of the boot", self._running(), secs=BOOT_SECS)
+
+    def wait_end(self, secs: float = BOOT_SECS) -> int:
+        """Wait until the container has ended by itself, let its disk go; return the exit code (REBOOT_CODE, or 0)."""
+        child = self._running().child
+        wait_for(lambda: self._ended() or self._wake_helpers(), "end of the machine", secs=secs)
+        self.cut()
+        return int(child.returncode)
+
+    def wait_reboot(self, secs: float = BOOT_SECS, *, wait: bool = True) -> Choice:
+        """Wait until the machine reboots by itself; return the slot that the boot loader picked for the next boot."""
+        code = self.wait_end(secs)
+        assert code == REBOOT_CODE, f"exit code {code}, not {REBOOT_CODE}\n{self.console()[-3000:]}"
+        return self.boot(wait=wait)
+
+    def shut_down(self, verb: str = "poweroff") -> int:
+        """Shut it down in order, by `systemctl`; return the exit code."""
+        self.run("systemctl", "--no-block", verb)
+        return self.wait_end()
+
+    def cut(self) -> None:
+        """End everything of it at once, as a power cut does as far as processes are concerned; nothing if it is off."""
+        if self._child is not None and self._child.child.poll() is None and self.leader:
+            os.kill(self.leader, signal.SIGKILL)  # and with it all of its processes; systemd-nspawn then ends by itself
+            wait_for(lambda: self._ended() or self._wake_helpers(), f"end of {self._child.child.args!r}")
+        for process in (*self._others, *([self._child] if self._child else [])):
+            process.kill()
+        self._others.clear()
+        self._child, self.leader = None, 0
+        if self._group is not None:
+            self._group.remove()
+            self._group = None
+        for path in reversed(self._mounts):
+            wait_for(lambda path=path: unmount(path), f"end of all use of {path}")  # type: ignore[misc]
+        self._mounts.clear()
+        if self._devices is not None:
+            self._devices.detach()
+            self._devices = None
+
+    # -- commands in it
+
+    def run(
+        self, *argv: str, check: bool = True, stdin: str | None = None, user: str | None = None, timeout: float = 120.0
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command in it, as root or as `user`, to its end."""
+        done = subprocess.run(
+            self._inside(argv, user), input=stdin, capture_output=True, text=True, timeout=timeout, check=False,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+        )  # fmt: skip
+        if check:
+            assert done.returncode == 0, f"{' '.join(argv)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def start(self, *argv: str, user: str | None = None) -> Process:
+        """Start a command in it; its output goes to the process's log. It ends with the machine at the latest."""
+        process = Process(self._inside(argv, user), self.folder / f"command-{len(self._others)}-{uuid.uuid4().hex}.log")
+        self._others.append(process)
+        return process
+
+    def status(self) -> dict[str, Any]:
+        """Return `update-ctl status --json`."""
+        return dict(json.loads(self.run("update-ctl", "status", "--json").stdout))
+
+    def wait_status(self, what: str, **wanted: Any) -> dict[str, Any]:
+        """Wait until the agent answers and its status has all of `wanted`."""
+
+        def look() -> dict[str, Any] | None:
+            done = self.run("update-ctl", "status", "--json", check=False)
+            status = json.loads(done.stdout) if done.returncode == 0 else {}
+            return status if status and all(status[key] == value for key, value in wanted.items()) else None
+
+        return wait_for(look, what, self._running())
+
+    def wait_active(self, unit: str, state: str = "active") -> None:
+        """Wait until a unit is active, or in another ActiveState."""
+        look = lambda: self.run("systemctl", "is-active", unit, check=False).stdout.strip() == state  # noqa: E731
+        wait_for(look, f"{unit} {state}", self._running())
+
+    # -- what the disk says
+
+    def bits(self) -> dict[str, Choice]:
+        """Return the slots as the disk's partition table has them now, by label, both copies being equal."""
+        os.sync()  # what the loop device's page cache holds
+        with self.disk.open("rb") as file:
+            return _copies(file.fileno())
+
+    def slot_digest(self, label: str, size: int | None = None) -> str:
+        """Return the SHA-256 of a slot's bytes on the disk (of the first `size`), hex."""
+        os.sync()
+        slot = self.bits()[label]
+        left, whole = slot.size if size is None else size, sha256()
+        with self.disk.open("rb") as file:
+            file.seek(slot.offset)
+            while left:
+                data = file.read(min(left, MIB))
+                assert data
+                whole.update(data)
+                left -= len(data)
+        return whole.hexdigest()
+
+    def journal(self, *matches: str, boot: int | None = None) -> list[dict[str, Any]]:
+        """Return the journal's entries, oldest first, read by journalctl from /var on the disk.
+
+        Args:
+            matches: options and fields as journalctl takes them, as `-u`, `updated.service`.
+            boot: 0 for the newest boot, -1 for the one before; None for all.
+        """
+        chosen = [] if boot is None else ["--boot", str(boot)]
+        command = ["journalctl", "--output=json", "--all", "--quiet", *chosen, *matches]
+        if self._child is not None:
+            self.run("journalctl", "--sync")
+            return _entries(self.run(*command[:1], *command[1:]).stdout)
+        with self.var_mounted() as var:
+            return _entries(run(*command, "--directory", str(var / "log/journal")))
+
+    def messages(self, *matches: str, boot: int | None = None) -> str:
+        """Return the journal's messages, one a line, `unit: message`."""
+        rows = self.journal(*matches, boot=boot)
+        return "\n".join(f"{row.get('_SYSTEMD_UNIT', '-')}: {row.get('MESSAGE')}" for row in rows)
+
+    def console(self) -> str:
+        """Return what was written to the console in all boots."""
+        path = self.folder / "console.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def var_mounted(self) -> PartMounted:
+        """Mount /var of a machine that is off: a context that gives the path."""
+        assert self._child is None
+        return PartMounted(self.disk, "VAR", self.folder / "var")
+
+    # -- inner life
+
+    def _running(self) -> Process:
+        assert self._child is not None, "it doesn't run"
+        return self._child
+
+    def _inside(self, argv: Sequence[str], user: str | None) -> list[str]:
+        assert self.leader, "it doesn't run"
+        clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "HOME=/", "TERM=dumb"]
+        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
+        return ["nsenter", "--target", str(self.leader), "--all", *clean, *become, *argv]
+
+    def _mount(self, choice: Choice) -> None:
+        self._devices = LoopDisk(self.disk)
+        root, var = self.folder / "root", self.folder / "var"
+        for label, point, options in ((choice.label, root, "ro"), ("VAR", var, "rw")):
+            point.mkdir(exist_ok=True)
+            run("mount", "-o", options, str(self._devices.parts[label]), str(point))
+            self._mounts.append(point)
+        upper = var / "lib/overlay/etc"
+        upper.mkdir(parents=True, exist_ok=True)
+        for name, text in self._pending.items():
+            path = upper / name
+            _make_folders(root / "etc", upper, Path(name).parent)
+            path.write_text(text)
+        self._pending.clear()
+        (self.folder / "boot-id").write_text(f"{uuid.uuid4()}\n")
+
+    def _start(self) -> None:
+        assert self._devices is not None
+        root, var = self.folder / "root", self.folder / "var"
+        nodes = [self._devices.whole, *self._devices.parts.values()]
+        command = [
+            "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine=m{self.machine_id}",
+            f"--uuid={self.machine_id}", "--register=no", "--keep-unit", "--boot", "--console=pipe",
+            "--link-journal=no", "--resolv-conf=off",
+            "--timezone=off", f"--bind={var}:/var", f"--overlay=+/etc:{var}/lib/overlay/etc:/etc",
+            f"--bind-ro={self.folder}/boot-id:/run/boot-id", *(f"--bind={node}" for node in nodes),
+            *(option for limit in LIMITS for option in limit.options),
+        ]  # fmt: skip
+        self._group = ControlGroup(f"nspawn-{self.machine_id}")
+        command = self._group.enter_first(command)
+        self._child = Process(command, self.folder / "console.log", {**ENV, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
+        self.leader = wait_for(self._find_leader, "first process of the machine", self._child)
+
+    def _find_leader(self) -> int | None:
+        """Return systemd's process: the child of systemd-nspawn that is the first of a process namespace of its own."""
+        own = self._running().child.pid
+        for pid in Path(f"/proc/{own}/task/{own}/children").read_text().split():
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+                name = Path(f"/proc/{pid}/comm").read_text().strip()
+            except FileNotFoundError:
+                continue
+            ids = next(line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:"))
+            if ids[-1] == "1" and len(ids) > 1 and name == "systemd":
+                return int(pid)
+        return None
+
+    def _ended(self) -> bool:
+        return self._child is None or self._child.child.poll() is not None
+
+    def _wake_helpers(self) -> bool:
+        """Let commands go on that stopped with their child when systemd stopped all processes: they hold them."""
+        for process in self._others:
+            if process.child.poll() is None:
+                process.child.send_signal(signal.SIGCONT)
+        return False
+
+
+def _copies(descriptor: int) -> dict[str, Choice]:
+    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
+        copies = valid_copies(data)
+        assert len(copies) == 2, f"{len(copies)} valid copies of the partition table"
+        first, second = ({slot.label: slot for slot in copy.slots()} for copy in copies)
+    assert first == second, f"the copies of the partition table differ: {first} {second}"
+    return first
+
+
+def _make_folders(lower: Path, upper: Path, folder: Path) -> None:
+    """Make a folder of the writable layer, with the owner and mode that the image gives it."""
+    for part in [*reversed(folder.parents), folder]:
+        made = upper / part
+        if not made.exists():
+            made.mkdir()
+            if (lower / part).is_dir():
+                facts = (lower / part).stat()
+                os.chown(made, facts.st_uid, facts.st_gid)
+                made.chmod(facts.st_mode & 0o7777)
+
+
+def _entries(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]

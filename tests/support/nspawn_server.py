@@ -1,0 +1,69 @@
+"""The server side of the machines' tests: releases by the product's own builder, served by its own server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fixtures.image.slot import SystemRelease, slot_image
+from fixtures.image.system import keys
+from tests.support.etcd import free_port
+from tests.support.processes import Process, run_tool, tool, wait_for
+
+PRODUCT = "org.example.test-os"
+SETTINGS = """[server]
+url = "{url}/v1/update/"
+product = "{product}"
+initial_delay_secs = 3600.0
+"""
+
+
+def build_release(release: SystemRelease, out: Path, *options: str, rollback_index: int = 1) -> Path:
+    """Build the release of a slot's image into `out`, uncompressed to save time; return its release.json."""
+    command = [
+        "build", str(slot_image(release)), "--product", PRODUCT, "--channel", "stable", "--version", release.version,
+        "--rollback-index", str(rollback_index), "--key", str(keys() / "private.pem"), "--out", str(out),
+        "--compression", "none", *options,
+    ]  # fmt: skip
+    done = run_tool("update-payload", *command)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+class ReleaseServer:
+    """update-server on a free port of loopback, where the container's network is too; a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.url = ""
+        self._server: Process | None = None
+
+    def __enter__(self) -> Self:
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        argv = [*tool("update-server"), "serve", str(self.folder), "--listen", f"127.0.0.1:{port}"]
+        self._server = Process(argv, self.folder.with_suffix(".log"))
+        wait_for(lambda: str(port) in self._log(), "update-server", self._server)
+        return self
+
+    def _log(self) -> str:
+        return self.folder.with_suffix(".log").read_text()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+    def publish(self, release: SystemRelease, *options: str, rollback_index: int = 1) -> None:
+        """Build a release and offer it to everybody."""
+        made = build_release(release, self.folder, *options, rollback_index=rollback_index)
+        done = run_tool("update-server", "publish", self.folder, made, "--channel", "stable")
+        assert done.returncode == 0, done.stderr
+
+    @property
+    def settings(self) -> str:
+        """What a host's updated.toml says to be its client; it asks when it is told to."""
+        return SETTINGS.format(url=self.url, product=PRODUCT)
