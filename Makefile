@@ -77,6 +77,7 @@ install-python: bootstrap-demo
 install-files:
 	install -D -m 644 -t $(DESTDIR)/usr/lib/systemd/system systemd/*.service
 	install -D -m 644 -t $(DESTDIR)/usr/share/dbus-1/system.d systemd/dbus/*.conf
+	install -D -m 644 -t $(DESTDIR)/usr/share/dbus-1/system-services systemd/dbus/*.service
 	install -D -m 644 -t $(DESTDIR)/usr/share/polkit-1/rules.d systemd/polkit/*.rules
 	install -D -m 644 -t $(DESTDIR)/usr/lib/sysusers.d systemd/sysusers.d/*.conf
 	install -D -m 644 -t $(DESTDIR)/usr/lib/tmpfiles.d systemd/tmpfiles.d/*.conf

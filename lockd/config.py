@@ -16,7 +16,7 @@ from datetime import time, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from lockd.errors import ErrorCode, LocalError
+from lockd.errors import ErrorCode, LocalError, RefusedError
 from lockd.fleetlock_settings import FleetLockSettings, check_fleetlock
 from lockd.gates import STRATEGIES
 from lockd.local_settings import HOOK_DIRS, AlertSettings, HookSettings, SessionSettings, check_local
@@ -25,8 +25,16 @@ from lockd.tickets import NAME
 from lockd.update_conf import KEYS, translate
 from lockd.windows import Blackout, Window, check_duration, parse_blackout, parse_start, parse_weekday
 from updated.common.durable import read_bounded
+from updated.common.log import check_level
 from updated.common.schema import fill
-from updated.common.settings import Layers, SettingsError, load_layers, read_key_values
+from updated.common.settings import (
+    Layers,
+    SettingsDeniedError,
+    SettingsError,
+    layer_paths,
+    load_layers,
+    read_key_values,
+)
 from updated.common.urls import check_http_url
 
 ENVIRONMENT = {"LOCKD_BUS_ADDRESS": "bus_address", "LOCKD_GROUP": "group", "LOCKD_MACHINE_ID": "machine_id"}
@@ -126,13 +134,29 @@ class Loaded:
     unknown: tuple[str, ...]
 
 
+def named_file(config: Path | None, environ: Mapping[str, str]) -> Path | None:
+    """Return the file that is read instead of the system's: `--config`, or LOCKD_CONFIG."""
+    return config or (Path(environ["LOCKD_CONFIG"]) if environ.get("LOCKD_CONFIG") else None)
+
+
+def paths_read(explicit: Path | None, settings: Settings) -> list[Path]:
+    """Return every file that settings like these are made of, and those that they name and that are read once."""
+    layers = [explicit] if explicit and explicit.suffix == ".conf" else layer_paths("lockd", explicit)
+    etcd, fleetlock = settings.etcd, settings.fleetlock
+    secrets = (etcd.ca_file, etcd.cert_file, etcd.key_file, etcd.password_file)
+    tokens = (fleetlock.ca_file, fleetlock.cert_file, fleetlock.key_file, fleetlock.token_file)
+    named = [path for path in (*secrets, *tokens) if path is not None]
+    return [*layers, *(settings.update_conf or UPDATE_CONF), *named, settings.machine_id_file, LOCALTIME]
+
+
 def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     """Read every layer and check it.
 
     Raises:
+        RefusedError: SETTINGS_DENIED; this user may not read a file.
         LocalError: CONFIG; a file is unreadable, malformed, or says something that can't be.
     """
-    explicit = config or (Path(environ["LOCKD_CONFIG"]) if environ.get("LOCKD_CONFIG") else None)
+    explicit = named_file(config, environ)
     try:
         layers = _read_layers(explicit)
         _put_environment(layers, environ)
@@ -140,7 +164,13 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
         _put_update_conf(layers, settings, environ, explicit)
         _put_strategy(layers, environ)
         settings, unknown = fill(Settings, layers)
+        check_level(settings.log_level)
         check_local(settings.sessions, settings.alerts, settings.hooks)
+    except SettingsDeniedError as error:
+        raise RefusedError(
+            ErrorCode.SETTINGS_DENIED, str(error),
+            hint="Run the command as root; explain, status, machines and windows ask a lockd that runs, for everyone.",
+        ) from error  # fmt: skip
     except (SettingsError, ValueError) as error:
         raise _bad(str(error)) from error
     _check(settings)

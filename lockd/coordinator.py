@@ -7,15 +7,15 @@ again anywhere. When anything can't be found out, the step ends there, and the h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 from lockd import gates, status, windows
 from lockd.agent import AgentView, rolled_back_since
 from lockd.errors import ErrorCode, LockdError, RefusedError
 from lockd.means import Means, Policy
-from lockd.semaphore import NOTHING_SEEN, Semaphore, Standing
+from lockd.rest import rest_until
+from lockd.semaphore import NOTHING_SEEN, Standing
 from lockd.surroundings import Surroundings, need_of
 from lockd.tickets import Phase, Ticket
 from updated.common.log import get_logger
@@ -71,10 +71,25 @@ class Coordinator:
             self.wake()
             await self._stepped.wait_for(lambda: self.view.steps >= enough)
 
-    async def run(self) -> None:
-        """Go on until cancelled."""
+    async def leave(self) -> None:
+        """The daemon ends, or goes on by other settings: nobody is counted down any more."""
+        await self._around.leave()
+
+    async def adopt(self, policy: Policy, means: Means, machine_id: str) -> None:
+        """Go on by other settings; between two looks only. What failed before is tried again at once."""
+        await self.leave()
+        view = self.view
+        view.strategy, view.group_name, view.machine_id, view.group = policy.strategy, policy.group, machine_id, None
+        self._policy, self._means = policy, means
+        self._settled, self._standing = means.semaphore is None, None
+        self._around = Surroundings(policy, means, machine_id)
+
+    async def run(self, before_look: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Go on until cancelled; `before_look` runs between two looks, and may have other settings adopted."""
         while True:
             self._wake.clear()
+            if before_look is not None:
+                await before_look()
             self._looking = True
             rest = await self.step()
             self._means.notifier.watchdog()
@@ -82,7 +97,7 @@ class Coordinator:
                 self._looking = False
                 self.view.steps += 1
                 self._stepped.notify_all()
-            await self._rest(rest)
+            await rest_until(self._means, self._wake, self._standing, rest)
 
     async def step(self) -> float:
         """Look at everything and take at most one step; return how long to rest, in seconds."""
@@ -331,6 +346,7 @@ class Coordinator:
             min_remaining_secs=self._policy.min_remaining_secs,
             ticket=status.ticket_stand(standing) if standing else None,
             turn=self._around.turn(outlook, now, at_once=self.view.asked) if wanted else None,
+            settings_problem=self._means.settings_problem(),
         )
 
     # ---- telling and waiting
@@ -370,30 +386,3 @@ class Coordinator:
         if facts.outlook.open or edge is None:
             return REST_SECS
         return max(0.0, min(REST_SECS, (edge - facts.now).total_seconds()))
-
-    async def _rest(self, secs: float) -> None:
-        """Wait for the time, a call to `wake`, or, in the queue, our turn."""
-        watchdog = self._means.notifier.watchdog_secs
-        secs = min(secs, watchdog / 3) if watchdog else secs
-        waiting: list[Coroutine[Any, Any, object]] = [self._wake.wait(), self._means.clock.sleep(secs)]
-        semaphore, standing = self._means.semaphore, self._standing
-        if semaphore is not None and standing is not None and not standing.ticket.holds:
-            waiting.append(self._wait_turn(semaphore, standing, secs))
-        tasks = [asyncio.ensure_future(one) for one in waiting]
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _wait_turn(self, semaphore: Semaphore, standing: Standing, secs: float) -> None:
-        try:
-            if await semaphore.store.keep(standing.ticket):
-                limit = min(secs, semaphore.store.ttl_secs / 3)
-                await semaphore.store.wait_turn(standing.group, standing.ticket, limit)
-        except LockdError as error:
-            logger.warning("waiting-failed", error=error.message)
-            await self._means.clock.sleep(secs)

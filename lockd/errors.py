@@ -17,6 +17,7 @@ class ErrorCode(IntEnum):
     UNREACHABLE = 3  # the daemon, or the bus
     USAGE = 4
     BUSY = 5
+    SETTINGS_DENIED = 6  # this user may not read them
 
     ETCD_UNREACHABLE = 10
     ETCD_ANSWER = 11  # an answer that makes no sense

@@ -14,6 +14,7 @@ from pathlib import Path
 from lockd import fleetlock_codec as codec
 from lockd.config import EtcdSettings, check_etcd
 from lockd.errors import ErrorCode, LocalError
+from updated.common.log import check_level
 from updated.common.schema import fill
 from updated.common.settings import Layers, SettingsError, load_layers
 
@@ -69,6 +70,7 @@ def load_server(config: Path | None, environ: Mapping[str, str]) -> LoadedServer
 
 
 def _check(settings: ServerSettings) -> None:
+    check_level(settings.log_level)
     split_address(settings.listen)
     if not settings.groups or len(settings.groups) > GROUP_LIMIT:
         raise ValueError(f"groups must name 1 to {GROUP_LIMIT} groups")

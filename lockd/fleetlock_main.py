@@ -15,7 +15,7 @@ from lockd.errors import ErrorCode, LocalError
 from lockd.etcd import EtcdClient
 from lockd.fleetlock_config import LoadedServer, ServerSettings, load_server, split_address
 from lockd.fleetlock_settings import read_tokens
-from lockd.main import exit_code
+from lockd.main import daemon_exit_code
 from lockd.store import EtcdStore
 from lockd.wiring import open_client
 from updated.common import cli, log, notify
@@ -33,7 +33,7 @@ STARTING_SECS = 0.05  # between two looks whether the server has started
 
 def main() -> None:
     """Run the `lockd-fleetlock` command."""
-    cli.run(_main, exit_code=exit_code)
+    cli.run(_main, exit_code=daemon_exit_code)
 
 
 def _main() -> int:
@@ -45,10 +45,7 @@ def _main() -> int:
     parser.add_argument("--config", type=Path, metavar="FILE", help="read this file instead of the system's")
     arguments: argparse.Namespace = parser.parse_args()
     loaded = load_server(arguments.config, os.environ)
-    try:
-        log.configure(loaded.settings.log_level)
-    except ValueError as error:
-        raise LocalError(ErrorCode.CONFIG, str(error), hint="Correct log_level in lockd-fleetlock.toml.") from error
+    log.configure(loaded.settings.log_level)
     for key in loaded.unknown:
         logger.warning("unknown-setting", key=key, file=loaded.layers.origin[key])
     return asyncio.run(_run(loaded))

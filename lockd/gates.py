@@ -78,12 +78,13 @@ class Facts:
     min_remaining_secs: float
     ticket: TicketStand | None
     turn: datetime | None = None  # of this host, in the window that is open; None: at once
+    settings_problem: str = ""  # why nothing may be decided by the settings in force
 
 
 def look(facts: Facts) -> tuple[Gate, ...]:
     """Return every gate in order; those behind the first closed one are `NOT_ASKED`."""
     gates: list[Gate] = []
-    for check in (_need, _strategy, _blockers, _window, _ticket):
+    for check in (_need, strategy_gate, blockers_gate, window_gate, _ticket):
         gate = check(facts)
         if gates and gates[-1].state is not State.OPEN:
             gate = Gate(gate.gate, State.NOT_ASKED, "an earlier gate is closed")
@@ -98,7 +99,7 @@ def closed_gate(gates: tuple[Gate, ...]) -> Gate | None:
 
 def may_ask_for_ticket(facts: Facts) -> bool:
     """Tell whether all gates before the ticket are open."""
-    return all(check(facts).state is State.OPEN for check in (_need, _strategy, _blockers, _window))
+    return all(check(facts).state is State.OPEN for check in (_need, strategy_gate, blockers_gate, window_gate))
 
 
 def _need(facts: Facts) -> Gate:
@@ -112,7 +113,11 @@ def _need(facts: Facts) -> Gate:
     return Gate("need", State.OPEN, need.reason)
 
 
-def _strategy(facts: Facts) -> Gate:
+def strategy_gate(facts: Facts) -> Gate:
+    """Tell how the strategy gate stands."""
+    if facts.settings_problem:
+        ends = "they are corrected: lockd reads them again when they change, and at `systemctl reload lockd`"
+        return Gate("strategy", State.CLOSED, facts.settings_problem, ends, who=HOST)
     if facts.strategy == "off":
         return Gate(
             "strategy",
@@ -128,7 +133,8 @@ def _strategy(facts: Facts) -> Gate:
     return Gate("strategy", State.OPEN, f"strategy {facts.strategy}")
 
 
-def _blockers(facts: Facts) -> Gate:
+def blockers_gate(facts: Facts) -> Gate:
+    """Tell how the blockers gate stands."""
     if not facts.blockers:
         return Gate("blockers", State.OPEN, "nothing on this host holds the reboot back")
     names = "; ".join(f"{blocker.name}: {blocker.reason}" for blocker in facts.blockers)
@@ -141,7 +147,8 @@ def _blockers(facts: Facts) -> Gate:
     )  # fmt: skip
 
 
-def _window(facts: Facts) -> Gate:
+def window_gate(facts: Facts) -> Gate:
+    """Tell how the window gate stands."""
     outlook = facts.outlook
     if not outlook.open:
         return _closed_window("outside every reboot window", outlook.next_open)

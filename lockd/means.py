@@ -48,3 +48,4 @@ class Means:
     fraction: Callable[[], float]  # spreads retries: 0 up to 1
     notifier: Notifier
     local: Local | None = None  # none: only the hold file is looked at
+    settings_problem: Callable[[], str] = str  # why the policy can't be gone by for now; empty: it can

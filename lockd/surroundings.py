@@ -72,6 +72,11 @@ class Surroundings:
         """The reboot was accepted: what failed before doesn't count any more."""
         self._setback.clear()
 
+    async def leave(self) -> None:
+        """This host is looked at no longer with these settings: nobody is counted down any more."""
+        if self._local is not None:
+            self._local.people.reset()
+
     async def blockers(self, seen: AgentView, version_to: str, *, near: bool) -> tuple[gates.Blocker, ...]:
         """Return who says no; `near` tells that a reboot would follow, `version_to` is what it would start."""
         found = held_by_file(self._policy.hold_file)

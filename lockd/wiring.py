@@ -15,6 +15,7 @@ from lockd.fleetlock_codec import Params, check_base_url
 from lockd.fleetlock_settings import fleetlock_id, read_tokens
 from lockd.fleetlock_store import FleetLockStore
 from lockd.local import Local
+from lockd.means import Policy
 from lockd.people import People
 from lockd.permission import Permission
 from lockd.registry import Registry
@@ -24,6 +25,21 @@ from lockd.store_local import LocalStore
 from lockd.waiting import Waiting
 from updated.common.bus import Bus
 from updated.common.clock import Clock
+
+
+def make_policy(loaded: Loaded) -> Policy:
+    """Return what the gates need of the settings."""
+    settings = loaded.settings
+    return Policy(
+        strategy=settings.strategy,
+        group=settings.group,
+        windows=loaded.windows,
+        blackouts=loaded.blackouts,
+        spread_secs=settings.spread_secs,
+        min_remaining_secs=settings.min_remaining_secs,
+        hold_file=settings.hold_file,
+        reboot_retry_secs=settings.reboot_retry_secs,
+    )
 
 
 def make_store(settings: Settings) -> Store | None:

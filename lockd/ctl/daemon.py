@@ -1,4 +1,4 @@
-"""The commands that ask the running daemon: explain and reboot."""
+"""The commands that ask the running daemon; none of them starts one that somebody stopped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
-from lockd.config import Settings
 from lockd.ctl import show
 from lockd.errors import ErrorCode, LocalError, RefusedError, Retry
 from updated.common import cli
@@ -16,37 +15,56 @@ from updated.common.bus import Bus, BusCallError, BusError, connect
 
 LOCKD = ("org.lockd.Lockd1", "/org/lockd/Lockd1", "org.lockd.Lockd1.Manager")
 NOBODY = ("org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner")
+REFUSED = "org.lockd.Error."  # what the daemon itself refuses
 
 
-async def explain(settings: Settings, arguments: argparse.Namespace) -> int:
-    """Print the chain of gates.
+async def gates(address: str | None) -> list[dict[str, Any]]:
+    """Return the chain of gates.
 
     Raises:
         LockdError: the daemon can't be asked.
     """
-    async with _open(settings.bus_address) as bus:
-        gates = await _gates(bus)
-    if arguments.json:
-        cli.print_json(gates)
-    else:
-        print(show.gates_lines(gates))
+    return list(await ask(address, "Explain"))
+
+
+async def ask(address: str | None, member: str, signature: str = "", *arguments: object) -> Any:  # noqa: ANN401 - JSON
+    """Return the document that a reading method answers with.
+
+    Raises:
+        LockdError: the daemon can't be asked, or refuses.
+    """
+    async with _open(address) as bus:
+        (text,) = await _call(bus, member, signature, *arguments)
+        return json.loads(text)
+
+
+async def reload(address: str | None) -> int:
+    """Have the daemon read its settings again.
+
+    Raises:
+        RefusedError: they are wrong, or this user may not ask for that.
+        LocalError: the daemon can't be asked.
+    """
+    async with _open(address) as bus:
+        await _call(bus, "Reload")
+    print("lockd reads its settings again.")
     return cli.Exit.DONE
 
 
-async def reboot(settings: Settings, arguments: argparse.Namespace) -> int:
+async def reboot(address: str | None, arguments: argparse.Namespace) -> int:
     """Ask for a reboot; it stands until it was done, and a closed gate is told of with exit code 3.
 
     Raises:
         RefusedError: a gate is closed, or the policy or the bus says no.
         LocalError: the daemon can't be asked.
     """
-    async with _open(settings.bus_address) as bus:
+    async with _open(address) as bus:
         looked = await _call(bus, "RequestReboot") == [True]
-        gates = await _gates(bus)
+        chain = list(json.loads((await _call(bus, "Explain"))[0]))
     if arguments.json:
-        cli.print_json(gates)
-    blocked = show.blocking(gates)
-    if not looked and (blocked is not None or not gates):  # they may be of a time before the request
+        cli.print_json(chain)
+    blocked = show.blocking(chain)
+    if not looked and (blocked is not None or not chain):  # they may be of a time before the request
         raise RefusedError(
             ErrorCode.BUSY, "not known yet: lockd is still looking, and takes long",
             hint="The request stands; `lockctl explain` tells how it goes on.", retry=Retry.LATER,
@@ -61,14 +79,9 @@ async def reboot(settings: Settings, arguments: argparse.Namespace) -> int:
     return cli.Exit.DONE
 
 
-async def _gates(bus: Bus) -> list[dict[str, Any]]:
-    (text,) = await _call(bus, "Explain")
-    return list(json.loads(text))
-
-
-async def _call(bus: Bus, member: str) -> list[Any]:
+async def _call(bus: Bus, member: str, signature: str = "", *arguments: object) -> list[Any]:
     try:
-        return await bus.call(*LOCKD, member)
+        return await bus.call(*LOCKD, member, signature, arguments)
     except (BusError, BusCallError) as error:
         _translate(error)
 
@@ -76,7 +89,7 @@ async def _call(bus: Bus, member: str) -> list[Any]:
 @asynccontextmanager
 async def _open(address: str | None) -> AsyncIterator[Bus]:
     try:
-        bus = await connect(address)
+        bus = await connect(address, auto_start=False)
     except BusError as error:
         _translate(error)
     try:
@@ -97,4 +110,6 @@ def _translate(error: BusError | BusCallError) -> NoReturn:
         raise RefusedError(
             ErrorCode.BUSY, "this user may not ask lockd for that", hint="Run the command as root."
         ) from error
+    if error.name == f"{REFUSED}Config":
+        raise LocalError(ErrorCode.CONFIG, error.text, hint="Until then this host doesn't reboot.") from error
     raise RefusedError(ErrorCode.BUSY, error.text, hint="`lockctl explain` tells how it stands.") from error

@@ -10,14 +10,12 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lockd import windows
-from lockd.config import Loaded, load
-from lockd.ctl import daemon, show, tickets
+from lockd.config import Loaded, load, named_file
+from lockd.ctl import daemon, offline, tickets
+from lockd.errors import ErrorCode, LockdError
 from lockd.main import exit_code
-from lockd.status import window_document
 from lockd.tickets import INTERVAL_LIMIT, MAX_LIMIT, NAME
 from updated.common import cli
-from updated.common.clock import SystemClock, rfc3339
 
 NEXT_LIMIT = 1000
 LIKE_THIS = "write it like 2026-01-31T02:00:00Z"
@@ -30,29 +28,45 @@ def main() -> None:
 
 def _main() -> int:
     arguments = _parse()
-    loaded = load(arguments.config, os.environ)
+    try:
+        loaded = load(arguments.config, os.environ)
+    except LockdError as error:
+        return _without_settings(arguments, error)
     for key in loaded.unknown:
         print(f"warning: nothing knows the setting {key} in {loaded.layers.origin[key]}", file=sys.stderr)
+    named = named_file(arguments.config, os.environ) is not None
+    return asyncio.run(_run(loaded, arguments, named=named))
+
+
+async def _run(loaded: Loaded, arguments: argparse.Namespace, *, named: bool) -> int:
+    """Run a command with settings; what is in force is asked of the daemon, unless a file is named."""
+    address = loaded.settings.bus_address
     if arguments.command == "windows":
-        return _windows(loaded, arguments)
+        return await offline.windows_of(loaded, arguments) if named else await offline.windows(loaded, arguments)
     if arguments.command == "explain":
-        return asyncio.run(daemon.explain(loaded.settings, arguments))
+        return await offline.explain(loaded, arguments)
+    if arguments.command == "reload":
+        return await daemon.reload(address)
     if arguments.command == "reboot":
-        return asyncio.run(daemon.reboot(loaded.settings, arguments))
-    return asyncio.run(tickets.run(loaded.settings, arguments))
+        return await daemon.reboot(address, arguments)
+    return await tickets.run(loaded.settings, arguments)
 
 
-def _windows(loaded: Loaded, arguments: argparse.Namespace) -> int:
-    at = arguments.at or SystemClock().now()
-    document = window_document(windows.look(loaded.windows, at, loaded.blackouts))
-    coming = windows.next_openings(loaded.windows, at, arguments.next, loaded.blackouts)
-    openings = [(rfc3339(interval.start), rfc3339(interval.end)) for interval in coming]
-    if arguments.json:
-        listed = [{"start": start, "end": end} for start, end in openings]
-        cli.print_json(document | ({"next": listed} if arguments.next else {}))
-    else:
-        print(show.window_lines(document, openings))
-    return cli.Exit.DONE
+def _without_settings(arguments: argparse.Namespace, error: LockdError) -> int:
+    """Run a command that needs no settings of this user's; the daemon has its own, for everyone.
+
+    Raises:
+        LockdError: the command needs the settings, which are wrong or aren't for this user.
+    """
+    address = os.environ.get("LOCKD_BUS_ADDRESS") or None
+    if arguments.command == "explain":
+        return asyncio.run(offline.explain_without_settings(address, arguments, error))
+    if arguments.command == "reload":
+        return asyncio.run(daemon.reload(address))
+    denied = error.code is ErrorCode.SETTINGS_DENIED and arguments.config is None
+    if not denied or arguments.command not in offline.READINGS:
+        raise error
+    return asyncio.run(offline.READINGS[arguments.command](address, arguments))
 
 
 def _parse() -> argparse.Namespace:
@@ -85,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     add("status", "how many may be down, who holds a slot, who waits", "status --json")
     add("machines", "the fleet: who holds a slot or waits, in the order of the queue, then the others", "machines")
     add("explain", "why this host isn't rebooting, gate by gate, and what would end it", "explain")
+    add("reload", "have lockd read its settings again, and hear whether they are right", "reload")
     add("reboot", "ask for a reboot of this host, through the same gates", "reboot")
     _add_windows(add("windows", "is a reboot window open, until when, and the next ones", "windows --next 5"))
     lock = add("lock", "take a slot by hand, for this machine or another", "lock web-7")

@@ -17,6 +17,7 @@ from lockd.coordinator import Coordinator
 from lockd.ctl.daemon import reboot
 from lockd.errors import RefusedError
 from lockd.gates import Gate, State
+from lockd.inquiry import Inquiry
 from lockd.status import View
 from tests.support.dbus import private_bus
 from updated.common.bus import connect
@@ -44,7 +45,7 @@ async def serving(tmp_path: Path, coordinator: Slow) -> AsyncIterator[Settings]:
     with private_bus(tmp_path / "bus") as address:
         bus = await connect(address)
         try:
-            await bus_room.serve(cast("Coordinator", coordinator), bus)
+            await bus_room.serve(cast("Coordinator", coordinator), bus, cast("Inquiry", None), lambda: None)
             yield Settings(bus_address=address)
         finally:
             await bus.close()
@@ -60,7 +61,7 @@ async def test_look_that_takes_long_is_told_as_such(
     slow.view.gates = gates
     async with serving(tmp_path, slow) as settings:
         with pytest.raises(RefusedError, match="still looking") as caught:
-            await reboot(settings, ARGUMENTS)
+            await reboot(settings.bus_address, ARGUMENTS)
     assert (slow.asked, "The request stands" in caught.value.hint) == (1, True)
 
 
@@ -72,7 +73,7 @@ async def test_host_that_is_on_its_way_is_told_as_such(
     slow = Slow()
     slow.view.gates = (WANTED,)
     async with serving(tmp_path, slow) as settings:
-        assert await reboot(settings, ARGUMENTS) == 0
+        assert await reboot(settings.bus_address, ARGUMENTS) == 0
     assert capsys.readouterr().out == "The reboot is on its way.\n"
 
 
@@ -83,7 +84,7 @@ async def test_look_that_is_over_says_what_holds_the_reboot_back(tmp_path: Path)
     quick.view.gates = (WANTED, Gate("blockers", State.CLOSED, "hold file", "it is removed"))
     async with serving(tmp_path, quick) as settings:
         with pytest.raises(RefusedError, match=r"hold file \(blockers\)"):
-            await reboot(settings, ARGUMENTS)
+            await reboot(settings.bus_address, ARGUMENTS)
 
 
 def test_answer_comes_before_the_caller_gives_up() -> None:

@@ -10,6 +10,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from updated.common import cli
+
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "systemd").glob("*.service"))
 INSTALLED = {
@@ -18,6 +20,7 @@ INSTALLED = {
     "usr/lib/systemd/system/lockd-fleetlock.service",
     "usr/share/dbus-1/system.d/org.updated.Agent1.conf",
     "usr/share/dbus-1/system.d/org.lockd.Lockd1.conf",
+    "usr/share/dbus-1/system-services/org.lockd.Lockd1.service",
     "usr/share/polkit-1/rules.d/50-lockd.rules",
     "usr/lib/sysusers.d/lockd.conf",
     "usr/lib/sysusers.d/lockd-fleetlock.conf",
@@ -77,6 +80,19 @@ def test_units_supervise_the_work(unit: Path) -> None:
     assert settings["ExecStart"] == [f"/usr/bin/{unit.stem}"]
     assert (settings["Type"], settings["NotifyAccess"]) == (["notify"], ["main"])
     assert (settings["WatchdogSec"], settings["Restart"]) == (["120"], ["on-failure"])
+
+
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.stem.startswith("lockd")], ids=lambda unit: unit.name)
+def test_settings_that_are_wrong_are_not_tried_every_ten_seconds(unit: Path) -> None:
+    """The exit code that means wrong settings is the one that the unit doesn't start again after."""
+    assert settings_of(unit)["RestartPreventExitStatus"] == [str(int(cli.Exit.CONFIG))]
+
+
+def test_bus_starts_only_a_service_that_is_enabled() -> None:
+    """The activation file names an alias that `systemctl enable` makes, so that a disabled lockd stays down."""
+    activation = settings_of(ROOT / "systemd/dbus/org.lockd.Lockd1.service")
+    assert activation["Name"] == ["org.lockd.Lockd1"]
+    assert activation["SystemdService"] == settings_of(ROOT / "systemd/lockd.service")["Alias"]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 READS = {
     agent_bus.ENGINE_INTERFACE: {"GetStatus"},
     agent_bus.INTERFACE: {"Status", "Explain", "History", "Slots"},
-    lockd_bus.INTERFACE: {"Status", "Explain"},
+    lockd_bus.INTERFACE: {"Status", "Explain", "Group", "Machines", "Windows"},
 }
 INTERFACES: dict[str, tuple[str, type[ServiceInterface]]] = {
     agent_bus.ENGINE_INTERFACE: (agent_bus.ENGINE_NAME, agent_bus.EngineInterface),
@@ -39,7 +39,8 @@ REACHED = {
 
 def methods_of(kind: type[ServiceInterface]) -> set[str]:
     """Return the names of the methods that an interface of the product offers."""
-    made: Any = kind(None)
+    arguments = [None] * (3 if kind is lockd_bus.ManagerInterface else 1)
+    made: Any = kind(*arguments)
     return {method.name for method in made.introspect().methods}
 
 

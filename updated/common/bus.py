@@ -13,7 +13,7 @@ from typing import Any
 
 from dbus_next import BusType, DBusError, Message, MessageType
 from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import NameFlag, RequestNameReply
+from dbus_next.constants import MessageFlag, NameFlag, RequestNameReply
 from dbus_next.errors import AuthError, InvalidAddressError
 from dbus_next.service import ServiceInterface
 
@@ -40,8 +40,9 @@ class BusCallError(Exception):
 class Bus:
     """One open connection; made by `connect`."""
 
-    def __init__(self, raw: MessageBus) -> None:
+    def __init__(self, raw: MessageBus, *, auto_start: bool = True) -> None:
         self._raw = raw
+        self._flags = MessageFlag.NONE if auto_start else MessageFlag.NO_AUTOSTART
         self._loop = asyncio.get_running_loop()
         self._owners: dict[str, str] = {}
         self._handlers: list[tuple[tuple[str, str, str, str], Callable[[list[Any]], None]]] = []
@@ -76,6 +77,7 @@ class Bus:
             signature=signature,
             body=values,
             unix_fds=descriptors,
+            flags=self._flags,
         )
         try:
             async with asyncio.timeout(CALL_SECS):
@@ -219,9 +221,10 @@ class _ClosingBus(MessageBus):  # type: ignore[misc]  # the library is Any to my
             raise
 
 
-async def connect(address: str | None, *, with_descriptors: bool = False) -> Bus:
+async def connect(address: str | None, *, with_descriptors: bool = False, auto_start: bool = True) -> Bus:
     """Connect to the bus at `address`, or to the system bus.
 
+    Without `auto_start` no call over this connection starts a daemon that doesn't run: whoever stopped it meant that.
     File descriptors are passed only over a connection that asks for it; the bus refuses them elsewhere.
 
     Raises:
@@ -234,7 +237,7 @@ async def connect(address: str | None, *, with_descriptors: bool = False) -> Bus
             await raw.connect()
     except (OSError, EOFError, TimeoutError, AuthError, InvalidAddressError) as error:
         raise BusError(f"{where} can't be reached: {error}") from error
-    return Bus(raw)
+    return Bus(raw, auto_start=auto_start)
 
 
 def as_bus_error(error: OperatorError, prefix: str) -> DBusError:

@@ -24,14 +24,23 @@ MESSAGE_ID = "message_id"
 LOGFMT = structlog.processors.LogfmtRenderer(key_order=["level", "room", "event"], bool_as_flag=False)
 
 
+def check_level(level: str) -> None:
+    """Check the name of a level.
+
+    Raises:
+        ValueError: it isn't known.
+    """
+    if level not in LEVELS:
+        raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
+
+
 def configure(level: str = "info") -> None:
     """Send what is logged at `level` (debug, info, warning, error) and above to the journal, or else to stderr.
 
     Raises:
         ValueError: the level's name isn't known.
     """
-    if level not in LEVELS:
-        raise ValueError(f"log level {level!r} is none of {', '.join(LEVELS)}")
+    check_level(level)
     to_journal = journal.is_journal(2, os.environ.get("JOURNAL_STREAM", ""))
     structlog.configure(
         processors=[

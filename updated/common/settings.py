@@ -22,6 +22,10 @@ class SettingsError(Exception):
     """A configuration file can't be read or isn't TOML; the message names the file."""
 
 
+class SettingsDeniedError(SettingsError):
+    """This user may not read a configuration file, or look whether it is there."""
+
+
 @dataclass(slots=True)
 class Layers:
     """Merged settings as dotted keys, and where each came from."""
@@ -64,8 +68,31 @@ def load_layers(name: str, explicit: Path | None, roots: Sequence[Path] = ROOTS)
 
 
 def _is_there(path: Path) -> bool:
-    """Tell whether there is such a name; a link that leads nowhere counts, so that reading it says what is wrong."""
-    return path.exists() or path.is_symlink() or (path.parent.is_symlink() and not path.parent.exists())
+    """Tell whether there is such a name; a link that leads nowhere counts, so that reading it says what is wrong.
+
+    Raises:
+        SettingsError: that can't be found out; for a user who may not look it isn't the same as no file.
+    """
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path.parent.is_symlink() and not path.parent.exists()
+    except OSError as error:
+        raise _unreadable(path, "looked at", error) from error
+    return True
+
+
+def _unreadable(path: Path, how: str, error: OSError) -> SettingsError:
+    kind = SettingsDeniedError if isinstance(error, PermissionError) else SettingsError
+    return kind(f"{path} can't be {how}: {error.strerror}")
+
+
+def layer_paths(name: str, explicit: Path | None, roots: Sequence[Path] = ROOTS) -> list[Path]:
+    """Return every file, and every folder of drop-ins, that `load_layers` would look at now, there or not."""
+    folders = [explicit.parent] if explicit else [root / name for root in roots]
+    mains = [explicit] if explicit else [folder / f"{name}.toml" for folder in folders]
+    drop_ins = [folder / "conf.d" for folder in folders]
+    return [*mains, *drop_ins, *(path for folder in drop_ins for path in sorted(folder.glob("*.toml")))]
 
 
 def _drop_ins(folders: Sequence[Path]) -> list[Path]:
@@ -80,7 +107,7 @@ def _toml_files(folder: Path) -> list[Path]:
     try:
         return [path for path in folder.iterdir() if path.name.endswith(".toml")]
     except OSError as error:
-        raise SettingsError(f"{folder} can't be listed: {error.strerror}") from error
+        raise _unreadable(folder, "listed", error) from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -96,7 +123,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise SettingsError(f"{path} is over {FILE_LIMIT} bytes")
         return tomllib.loads(data.decode())
     except OSError as error:
-        raise SettingsError(f"{path} can't be read: {error.strerror}") from error
+        raise _unreadable(path, "read", error) from error
     except (ValueError, RecursionError) as error:  # a number of over 4300 digits is a plain ValueError
         raise SettingsError(f"{path} is not TOML: {error}") from error
 
