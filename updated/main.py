@@ -12,6 +12,7 @@ from pathlib import Path
 
 from updated.agent.bus import serve
 from updated.agent.context import Context, Means
+from updated.agent.guarded_boot import GuardedBoot
 from updated.agent.loop import Agent
 from updated.agent.machine import Event, State
 from updated.agent.memory import Store
@@ -19,6 +20,7 @@ from updated.common import bus as bus_room
 from updated.common import cli, log, notify
 from updated.common.clock import SystemClock
 from updated.common.errors import OperatorError
+from updated.common.inhibit import Inhibitor
 from updated.config import Settings, load
 from updated.confirm.reboot import reboot_by_command, reboot_by_logind
 from updated.errors import ErrorCode, LocalError, RefusedError
@@ -75,7 +77,7 @@ def make_means(settings: Settings) -> Means:
     return Means(
         settings=settings,
         clock=SystemClock(),
-        boot=boot_control(settings.slots, paths),
+        boot=GuardedBoot(boot_control(settings.slots, paths), Inhibitor(settings.bus_address, "updated")),
         host=paths,
         store=Store(settings.state_dir),
         fraction=random.SystemRandom().random,

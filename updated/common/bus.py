@@ -46,6 +46,7 @@ class Bus:
         self._loop = asyncio.get_running_loop()
         self._owners: dict[str, str] = {}
         self._handlers: list[tuple[tuple[str, str, str, str], Callable[[list[Any]], None]]] = []
+        self._kept: set[int] = set()  # calls whose answer has a descriptor for the caller
         self._lost: list[tuple[str, Callable[[], None]]] = []
         # one task of our own: to cancel whoever waits for the library's future would cancel that future for everyone
         self._gone = asyncio.ensure_future(raw.wait_for_disconnect())
@@ -79,18 +80,49 @@ class Bus:
             unix_fds=descriptors,
             flags=self._flags,
         )
+        return list((await self._answer(message)).body)
+
+    async def call_for_descriptor(
+        self, destination: str, path: str, interface: str, member: str, signature: str, body: Sequence[Any]
+    ) -> int:
+        """Call a method that answers with one open file descriptor, which is the caller's to close.
+
+        Raises:
+            BusCallError: the other side answered with an error.
+            BusError: no answer in 30 seconds, the connection is gone, or no descriptor came.
+        """
+        message = Message(
+            destination=destination,
+            path=path,
+            interface=interface,
+            member=member,
+            signature=signature,
+            body=list(body),
+            serial=self._raw.next_serial(),
+        )
+        self._kept.add(message.serial)
+        try:
+            reply = await self._answer(message)
+        finally:
+            self._kept.discard(message.serial)
+        if len(reply.unix_fds) != 1:
+            _close_all(reply.unix_fds)
+            raise BusError(f"{destination} answered {member} with {len(reply.unix_fds)} descriptors, not with one")
+        return int(reply.unix_fds[0])
+
+    async def _answer(self, message: Message) -> Message:
         try:
             async with asyncio.timeout(CALL_SECS):
                 reply = await self._raw.call(message)
         except TimeoutError as error:
-            raise BusError(f"{destination} did not answer {member} in {CALL_SECS:.0f} s") from error
+            raise BusError(f"{message.destination} did not answer {message.member} in {CALL_SECS:.0f} s") from error
         except (OSError, EOFError) as error:
             raise BusError(f"the connection to the bus broke: {error}") from error
         if reply is None:
             raise BusError("the connection to the bus is closed")
         if reply.message_type is MessageType.ERROR:
             raise BusCallError(reply.error_name or "", str(reply.body[0]) if reply.body else "")
-        return list(reply.body)
+        return reply
 
     async def subscribe(
         self,
@@ -168,7 +200,8 @@ class Bus:
         await self.call(DAEMON, DAEMON_PATH, DAEMON, "AddMatch", "s", [rule])
 
     def _on_message(self, message: Message) -> None:
-        if message.unix_fds:  # closed after the method that they may be for, which keeps copies of what it wants
+        # closed after the method that they're for, which keeps copies of what it wants; an answer's are the caller's
+        if message.unix_fds and message.reply_serial not in self._kept:
             self._loop.call_soon(_close_all, list(message.unix_fds))
         if message.message_type is not MessageType.SIGNAL:
             return
