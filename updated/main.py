@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import dataclasses
 import os
 import random
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from updated.agent.bus import serve
 from updated.agent.context import Context, Means
 from updated.agent.guarded_boot import GuardedBoot
 from updated.agent.loop import Agent
 from updated.agent.machine import Event, State
 from updated.agent.memory import Store
-from updated.common import bus as bus_room
+from updated.agent.presence import stay_on_bus
 from updated.common import cli, log, notify
 from updated.common.clock import SystemClock
 from updated.common.errors import OperatorError
 from updated.common.inhibit import Inhibitor
-from updated.config import Settings, load
+from updated.config import Loaded, Settings, load
 from updated.confirm.reboot import reboot_by_command, reboot_by_logind
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.wiring import boot_control, host_paths
@@ -49,11 +50,18 @@ def exit_code(error: OperatorError) -> cli.Exit:
 
 def _main() -> int:
     arguments = _parser().parse_args()
-    loaded = load(arguments.config, os.environ)
+    loaded = _load(arguments)
     log.configure(loaded.settings.log_level)
+    if arguments.once:
+        return asyncio.run(_run_once(loaded.settings))
+    return asyncio.run(_run(loaded.settings, lambda: _load(arguments).settings))
+
+
+def _load(arguments: argparse.Namespace) -> Loaded:
+    loaded = load(arguments.config, os.environ)
     for key in loaded.unknown:
         logger.warning("unknown-setting", key=key, file=loaded.layers.origin[key])
-    return asyncio.run(_run_once(loaded.settings) if arguments.once else _run(loaded.settings))
+    return loaded
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,37 +97,49 @@ def _reboot(settings: Settings) -> Callable[[Callable[[], None]], Awaitable[None
     command = settings.health.reboot_command
     if command:
         return lambda alive: reboot_by_command(command, alive)
-    return lambda _alive: reboot_by_logind(settings.bus_address)
+    return lambda alive: reboot_by_logind(settings.bus_address, alive)
 
 
-async def _run(settings: Settings) -> int:
+async def _run(settings: Settings, read: Callable[[], Settings]) -> int:
     notifier = notify.from_environment(os.environ)
     agent = Agent(Context(make_means(settings)), notifier)
+    agent.when_reloaded(lambda: _reread(agent, read()))
     try:
-        bus = await bus_room.connect(settings.bus_address, with_descriptors=True)
-    except bus_room.BusError as error:
-        raise LocalError(
-            ErrorCode.UNREACHABLE, str(error), hint="Start dbus, or set bus_address / UPDATED_BUS_ADDRESS."
-        ) from error
-    try:
-        await _run_on_bus(agent, bus, notifier)
+        await _run_on_bus(agent, notifier)
     except ExceptionGroup as group:
         raise known_error(group) from group
     finally:
         notifier.stopping()
-        await bus.close()
     return cli.Exit.DONE
 
 
-async def _run_on_bus(agent: Agent, bus: bus_room.Bus, notifier: notify.Notifier) -> None:
-    """Serve until a signal; systemd hears of readiness only once the agent knows its slots and its state."""
+def _reread(agent: Agent, settings: Settings) -> Means:
+    return dataclasses.replace(agent.context.means, settings=settings, reboot=_reboot(settings))
+
+
+async def _run_on_bus(agent: Agent, notifier: notify.Notifier) -> None:
+    """Serve until a signal; systemd hears of readiness only once the agent knows its slots and its state.
+
+    The bus is looked for first, so that a second agent finds the first one's names taken before it does anything.
+    """
     agent.when_recalled(notifier.ready)
-    await serve(agent, bus)
+    looked = asyncio.Event()
+    means = agent.context.means
     async with asyncio.TaskGroup() as tasks:
-        work = tasks.create_task(agent.run())
-        lost = tasks.create_task(_fail_when_lost(bus))
-        _stop_on_signals(work, lost)
+        presence = tasks.create_task(stay_on_bus(agent, means.settings.bus_address, means.clock, looked.set))
+        work = tasks.create_task(_work(agent, looked))
+        _on_signals(presence, work, reload=lambda: tasks.create_task(_reload(agent)))
     logger.info("stopped")
+
+
+async def _work(agent: Agent, looked: asyncio.Event) -> None:
+    await looked.wait()
+    await agent.run()
+
+
+async def _reload(agent: Agent) -> None:
+    with contextlib.suppress(LocalError):  # it was logged, and the old settings stay
+        await agent.reload()
 
 
 def known_error(group: ExceptionGroup[Exception]) -> Exception:
@@ -130,7 +150,7 @@ def known_error(group: ExceptionGroup[Exception]) -> Exception:
     return known or group
 
 
-def _stop_on_signals(*tasks: asyncio.Task[None]) -> None:
+def _on_signals(*tasks: asyncio.Task[None], reload: Callable[[], object]) -> None:
     def stop() -> None:
         for task in tasks:
             task.cancel()
@@ -138,13 +158,7 @@ def _stop_on_signals(*tasks: asyncio.Task[None]) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-
-
-async def _fail_when_lost(bus: bus_room.Bus) -> None:
-    await bus.wait_closed()
-    raise LocalError(
-        ErrorCode.UNREACHABLE, "the connection to the bus broke", hint="systemd starts the agent again by itself."
-    )
+    loop.add_signal_handler(signal.SIGHUP, reload)
 
 
 async def _run_once(settings: Settings) -> int:

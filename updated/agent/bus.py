@@ -114,6 +114,15 @@ class AgentInterface(ServiceInterface):
         """Forget failures; give an installed update up."""
         _ask(self._agent, Event.ASKED_RESET)
 
+    @method()
+    async def Reload(self) -> "s":
+        """Look at the settings again; return which changed, and which need a restart."""
+        try:
+            change = await self._agent.reload()
+        except OperatorError as error:
+            raise as_bus_error(error, ERROR_PREFIX) from error
+        return json.dumps({"changed": change.changed, "needs_restart": change.needs_restart})
+
     @signal()
     def StatusChanged(self) -> "s":
         """Announce the status document after a change."""
@@ -177,8 +186,8 @@ class Announcer:
             self._own.StatusChanged()
 
 
-async def serve(agent: Agent, bus: Bus) -> None:
-    """Export both interfaces and own both names.
+async def serve(agent: Agent, bus: Bus) -> Announcer:
+    """Export both interfaces and own both names; return what announces changes, which listens to the agent.
 
     Raises:
         LocalError: BUSY; another agent owns a name, or the bus forbids it.
@@ -186,7 +195,6 @@ async def serve(agent: Agent, bus: Bus) -> None:
     engine, own = EngineInterface(agent), AgentInterface(agent)
     bus.export(ENGINE_PATH, engine)
     bus.export(PATH, own)
-    agent.listen(Announcer(engine, own))
     for name in (NAME, ENGINE_NAME):
         try:
             await bus.request_name(name)
@@ -194,3 +202,6 @@ async def serve(agent: Agent, bus: Bus) -> None:
             raise LocalError(
                 ErrorCode.BUSY, str(error), hint="Stop the other agent, or install the D-Bus policy file."
             ) from error
+    announcer = Announcer(engine, own)
+    agent.listen(announcer)
+    return announcer

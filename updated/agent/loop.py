@@ -7,6 +7,7 @@ outcome as an event; anything unexpected in it ends the daemon, and systemd star
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,15 +16,16 @@ from typing import Any
 from updated.agent import backoff, message_ids
 from updated.agent.boot_work import BootWork
 from updated.agent.by_hand import Given
-from updated.agent.context import Context
+from updated.agent.context import Context, Means
 from updated.agent.install_work import InstallWork
 from updated.agent.machine import Effect, Event, State, accepts, step
+from updated.agent.reload import Change, compare
 from updated.agent.rollback_work import RollbackWork
 from updated.agent.server_work import ServerWork
 from updated.agent.status import View
 from updated.agent.talk import error_event
 from updated.common.clock import rfc3339
-from updated.common.log import get_logger
+from updated.common.log import configure, get_logger
 from updated.common.notify import Notifier
 from updated.errors import ErrorCode, RefusedError, Retry, UpdateError
 
@@ -71,12 +73,52 @@ class Agent:
         self._listeners: list[Callable[[View], None]] = []
         self._settled = asyncio.Event()
         self._recalled: Callable[[], None] = lambda: None
+        self._read: Callable[[], Means] = lambda: self.context.means
+        self._renewed: Means | None = None  # what a reload read, until the agent is at rest
         context.on_progress = self._publish
         self._install.on_downloaded = lambda: self.post(Event.DOWNLOADED)
 
     def listen(self, listener: Callable[[View], None]) -> None:
         """Call `listener` after every change of the view."""
         self._listeners.append(listener)
+
+    def unlisten(self, listener: Callable[[View], None]) -> None:
+        """Don't call `listener` any more."""
+        self._listeners.remove(listener)
+
+    def when_reloaded(self, read: Callable[[], Means]) -> None:
+        """Read the settings in this way when somebody asks for that; to be set before it runs."""
+        self._read = read
+
+    async def reload(self) -> Change:
+        """Look at the settings again; those that can change while the agent runs do so once it is at rest.
+
+        Raises:
+            LocalError: CONFIG; the files are wrong, and what was in force stays so.
+        """
+        try:
+            means = await asyncio.to_thread(self._read)
+        except UpdateError as error:
+            log.warning("settings-refused", code=error.name, message=error.message, hint=error.hint)
+            raise
+        change = compare(self.context.means.settings, means.settings)
+        self._renewed = dataclasses.replace(self.context.means, settings=change.settings, reboot=means.reboot)
+        log.info("settings-read", changed=" ".join(change.changed), needs_restart=" ".join(change.needs_restart))
+        if change.needs_restart:
+            log.warning("restart-needed", settings=" ".join(change.needs_restart), hint="systemctl restart updated")
+        self._renew()
+        return change
+
+    def _renew(self) -> None:
+        """Put new settings in force, unless work is under way that began with the old ones."""
+        if self._renewed is None or self.view.state not in SETTLED:
+            return
+        self.context.means, self._renewed = self._renewed, None
+        self._server.renew()
+        configure(self.context.means.settings.log_level)
+        if self.view.next_check is not None or self.view.state is State.IDLE:
+            self._schedule()
+            self._publish()
 
     def when_recalled(self, callback: Callable[[], None]) -> None:
         """Call back once the agent knows its slots and its state; to be set before it runs."""
@@ -147,6 +189,7 @@ class Agent:
                 self._perform(effect, occurrence)
             self._publish()
         if self.view.state in SETTLED and self._queue.empty():
+            self._renew()
             self._settled.set()
 
     def _versions(self) -> dict[str, str]:

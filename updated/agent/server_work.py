@@ -26,6 +26,12 @@ class ServerWork:
         self._checked = False
         self.offer: Offer | None = None  # what install() is to take
 
+    def renew(self) -> None:
+        """Speak to the server that the settings name now."""
+        server = self._context.means.settings.server
+        if self._talk.settings != server:
+            self._talk, self._poll_interval_secs, self._failures = talk.Talk(server), None, 0
+
     async def check(self, *, take: bool, on_demand: bool) -> tuple[Event, ...]:
         """Ask the server; with `take`, a release that it offers will be installed.
 

@@ -49,13 +49,13 @@ class Talk:
     """Speaks to one server on behalf of one host."""
 
     def __init__(self, settings: ServerSettings) -> None:
-        self._settings = settings
+        self.settings = settings
         self._one_at_a_time = asyncio.Lock()  # else two conversations would deliver the same events
 
     @property
     def enabled(self) -> bool:
         """Whether there is a server to ask; `disabled` is Flatcar's word for none."""
-        return self._settings.url not in ("", "disabled")
+        return self.settings.url not in ("", "disabled")
 
     async def check(self, facts: HostFacts, memory: Memory, *, on_demand: bool) -> Offer | NoUpdate:
         """Ask for a release.
@@ -68,7 +68,7 @@ class Talk:
         response = await self._exchange(facts, memory, updatecheck=True, on_demand=on_demand)
         if response is None:
             raise LocalError(ErrorCode.OMAHA_EMPTY_RESPONSE, "the server sent no answer", hint="Try again later.")
-        return decide(response, appid=self._settings.product, current_version=facts.version)
+        return decide(response, appid=self.settings.product, current_version=facts.version)
 
     async def deliver(self, facts: HostFacts, memory: Memory, *, ping: bool = False) -> None:
         """Send what is in the outbox; what the server doesn't take stays there. Never raises for the server's sake."""
@@ -104,20 +104,20 @@ class Talk:
         hint = "Set it in updated.toml; `update-ctl config show` tells where each value comes from."
         if not self.enabled:
             raise LocalError(ErrorCode.CONFIG, "no update server is configured (server.url)", hint=hint)
-        if not self._settings.product:
+        if not self.settings.product:
             raise LocalError(ErrorCode.CONFIG, "no product is configured (server.product)", hint=hint)
-        return self._settings
+        return self.settings
 
     def _app(self, facts: HostFacts, memory: Memory) -> App:
         return App(
-            appid=self._settings.product,
+            appid=self.settings.product,
             version=facts.version,
-            track=self._settings.channel,
+            track=self.settings.channel,
             bootid="{" + facts.boot_id + "}",
             machineid=facts.machine_id,
             oem=facts.oem,
             oemversion=facts.oem_version,
             alephversion=memory.aleph_version,
-            machinealias=self._settings.machine_alias,
-            board=self._settings.board,
+            machinealias=self.settings.machine_alias,
+            board=self.settings.board,
         )

@@ -47,6 +47,7 @@ def _main() -> int:
         "history": _history,
         "slots": _slots,
         "reset": _reset,
+        "reload": _reload,
     }
     return asyncio.run(_with_daemon(commands[arguments.command], arguments))
 
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         ("slots", "both slots, as the boot loader's data have them"),
         ("rollback", "make the other slot, which booted well before, the next to boot"),
         ("reset", "forget failures; give an installed update up"),
+        ("reload", "look at the settings again without ending the agent"),
         ("config", "where each setting comes from; whether the files are right"),
     ):
         command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
@@ -154,6 +156,15 @@ async def _reset(daemon: Daemon, arguments: argparse.Namespace) -> int:
     await daemon.ask(Request("Reset"))
     if arguments.json:
         cli.print_json(await daemon.document("Status"))
+    return cli.Exit.DONE
+
+
+async def _reload(daemon: Daemon, arguments: argparse.Namespace) -> int:
+    change = await daemon.document("Reload")
+    if arguments.json:
+        cli.print_json(change)
+    else:
+        print(show.reload_lines(change))
     return cli.Exit.DONE
 
 

@@ -122,3 +122,11 @@ def history_lines(history: Sequence[Mapping[str, str]]) -> str:
     """Lay out what was done on this host, oldest first."""
     rows = [(entry["at"], entry["what"], entry["version"], entry["detail"]) for entry in history]
     return table(rows, ("AT", "WHAT", "VERSION", "DETAIL")) if rows else "Nothing was done on this host yet."
+
+
+def reload_lines(change: Mapping[str, Sequence[str]]) -> str:
+    """Say which settings changed, and which will only after a restart."""
+    lines = [f"Changed: {', '.join(change['changed'])}."] if change["changed"] else ["Nothing changed."]
+    if change["needs_restart"]:
+        lines.append(f"Only after `systemctl restart updated`: {', '.join(change['needs_restart'])}.")
+    return "\n".join(lines)
