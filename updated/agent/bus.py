@@ -12,7 +12,7 @@ from dbus_next.service import ServiceInterface, method, signal
 from updated.agent.by_hand import given_file, given_url
 from updated.agent.loop import Agent
 from updated.agent.machine import Event
-from updated.agent.status import View, as_dict, as_engine_status, explain
+from updated.agent.status import View, as_dict, as_engine_status, explain, slot_documents
 from updated.common.bus import Bus, BusError, as_bus_error
 from updated.common.errors import OperatorError
 from updated.errors import ErrorCode, LocalError
@@ -149,20 +149,7 @@ async def _read_slots(agent):
         slots, booted = await asyncio.to_thread(lambda: (boot.slots(), boot.booted()))
     except OperatorError as error:
         raise as_bus_error(error, ERROR_PREFIX) from error
-    return [
-        {
-            "name": slot.name,
-            "label": slot.label,
-            "partuuid": slot.partuuid,
-            "size": slot.size,
-            "priority": slot.priority,
-            "tries": slot.tries,
-            "successful": slot.successful,
-            "bootable": slot.bootable,
-            "booted": slot.partuuid == booted.partuuid,
-        }
-        for slot in slots
-    ]
+    return slot_documents(slots, booted)
 
 
 class Announcer:

@@ -130,6 +130,21 @@ class Store:
         except OSError as error:
             raise _state_error(f"{self._state} can't be read: {error.strerror}") from error
 
+    def peek(self) -> Memory:
+        """Read the state and leave it as it is; none where there is no file.
+
+        Raises:
+            LocalError: STATE; it can't be read, or is damaged.
+        """
+        try:
+            return decode(read_bounded(self._state, STATE_LIMIT))
+        except FileNotFoundError:
+            return Memory()
+        except ValueError as error:
+            raise _state_error(f"{self._state} is damaged: {error}") from error
+        except OSError as error:
+            raise _state_error(f"{self._state} can't be read: {error.strerror}") from error
+
     def save(self, memory: Memory) -> None:
         """Write the state durably.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from updated.agent.backoff import Backoff
 from updated.agent.machine import State
 from updated.common.errors import OperatorError
 from updated.errors import RefusedError
+from updated.slots.layout import Slot
 
 # what commands.md promises; states before and after a boot are "idle" with a reason in blocked_by
 PUBLIC_STATE = {
@@ -131,6 +133,24 @@ def error_dict(error: OperatorError, at: str) -> dict[str, Any]:
         "at": at,
         "refused": isinstance(error, RefusedError),  # policy or trust said no: a command exits with 3
     }
+
+
+def slot_documents(slots: Sequence[Slot], booted: Slot) -> list[dict[str, Any]]:
+    """Return `slots --json`: both slots, as the boot loader's data have them."""
+    return [
+        {
+            "name": slot.name,
+            "label": slot.label,
+            "partuuid": slot.partuuid,
+            "size": slot.size,
+            "priority": slot.priority,
+            "tries": slot.tries,
+            "successful": slot.successful,
+            "bootable": slot.bootable,
+            "booted": slot.partuuid == booted.partuuid,
+        }
+        for slot in slots
+    ]
 
 
 def explain(view: View) -> list[dict[str, str]]:

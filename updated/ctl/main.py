@@ -11,7 +11,7 @@ from pathlib import Path
 from updated.common import cli
 from updated.common.errors import OperatorError
 from updated.config import load, shown
-from updated.ctl import show
+from updated.ctl import offline, show
 from updated.ctl.by_hand import apply, install, roll_back
 from updated.ctl.client import Daemon, Request, open_daemon
 from updated.ctl.watch import follow, wait_settled
@@ -92,9 +92,23 @@ def _parser() -> argparse.ArgumentParser:
 async def _with_daemon(
     command: Callable[[Daemon, argparse.Namespace], Awaitable[int]], arguments: argparse.Namespace
 ) -> int:
-    address = os.environ.get("UPDATED_BUS_ADDRESS") or load(None, os.environ).settings.bus_address
-    async with open_daemon(address) as daemon:
-        return await command(daemon, arguments)
+    try:
+        async with open_daemon(_bus_address()) as daemon:
+            return await command(daemon, arguments)
+    except LocalError as error:
+        if error.code is ErrorCode.UNREACHABLE and arguments.command in offline.COMMANDS:
+            return await offline.answer(arguments, error)
+        raise
+
+
+def _bus_address() -> str | None:
+    """Return where the agent is; it may still run with settings that somebody has broken since it read them."""
+    if os.environ.get("UPDATED_BUS_ADDRESS"):
+        return os.environ["UPDATED_BUS_ADDRESS"]
+    try:
+        return load(None, os.environ).settings.bus_address
+    except LocalError:
+        return None
 
 
 async def _status(daemon: Daemon, arguments: argparse.Namespace) -> int:
