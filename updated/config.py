@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from updated.common.log import LEVELS
 from updated.common.schema import fill, flatten
 from updated.common.settings import Layers, SettingsError, load_layers, read_key_values
 from updated.errors import ErrorCode, LocalError
@@ -191,18 +192,28 @@ def _put_update_conf(layers: Layers) -> None:
 
 
 def _check(settings: Settings) -> None:
+    if settings.log_level not in LEVELS:
+        raise _bad(f"log_level must be one of {', '.join(LEVELS)}, not {settings.log_level!r}")
     _check_slots(settings.slots)
+    _check_health(settings.health)
     if settings.packages.dir is not None and "{slot}" not in str(settings.packages.dir):
         raise _bad(f"packages.dir must have {{slot}} in it, for each slot has its own, not {settings.packages.dir}")
-    if settings.health.interval_secs <= 0:
-        raise _bad("health.interval_secs must be above 0")
-    if settings.health.trial_boots < 1:
-        raise _bad(f"health.trial_boots must be at least 1, not {settings.health.trial_boots}")
     _check_download(settings.download)
     _check_proxy(settings.server.proxy)
     url = settings.server.url
     if url and url != "disabled" and not url.startswith(("http://", "https://")):
         raise _bad(f"server.url must begin with https:// or http://, or be `disabled`, not {url!r}")
+
+
+def _check_health(health: HealthSettings) -> None:
+    if health.interval_secs <= 0:
+        raise _bad("health.interval_secs must be above 0")
+    if health.trial_boots < 1:
+        raise _bad(f"health.trial_boots must be at least 1, not {health.trial_boots}")
+    if any(not command for command in health.commands):
+        raise _bad("health.commands has an empty list; each is a program and its arguments")
+    if any(not unit or unit.startswith("-") or unit.split() != [unit] for unit in health.units):
+        raise _bad(f"health.units must be names of units, not {list(health.units)}")
 
 
 def _check_slots(slots: SlotSettings) -> None:

@@ -21,6 +21,8 @@ INSTALLED = {
     "usr/share/dbus-1/system.d/org.updated.Agent1.conf",
     "usr/share/dbus-1/system.d/org.lockd.Lockd1.conf",
     "usr/share/dbus-1/system-services/org.lockd.Lockd1.service",
+    "usr/share/dbus-1/system-services/com.coreos.update1.service",
+    "usr/share/dbus-1/system-services/org.updated.Agent1.service",
     "usr/share/polkit-1/rules.d/50-lockd.rules",
     "usr/lib/sysusers.d/lockd.conf",
     "usr/lib/sysusers.d/lockd-fleetlock.conf",
@@ -82,17 +84,29 @@ def test_units_supervise_the_work(unit: Path) -> None:
     assert (settings["WatchdogSec"], settings["Restart"]) == (["120"], ["on-failure"])
 
 
-@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.stem.startswith("lockd")], ids=lambda unit: unit.name)
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
 def test_settings_that_are_wrong_are_not_tried_every_ten_seconds(unit: Path) -> None:
     """The exit code that means wrong settings is the one that the unit doesn't start again after."""
     assert settings_of(unit)["RestartPreventExitStatus"] == [str(int(cli.Exit.CONFIG))]
 
 
-def test_bus_starts_only_a_service_that_is_enabled() -> None:
-    """The activation file names an alias that `systemctl enable` makes, so that a disabled lockd stays down."""
-    activation = settings_of(ROOT / "systemd/dbus/org.lockd.Lockd1.service")
-    assert activation["Name"] == ["org.lockd.Lockd1"]
-    assert activation["SystemdService"] == settings_of(ROOT / "systemd/lockd.service")["Alias"]
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("org.lockd.Lockd1", "lockd"), ("org.updated.Agent1", "updated"), ("com.coreos.update1", "updated")],
+)
+def test_bus_starts_only_a_service_that_is_enabled(name: str, unit: str) -> None:
+    """An activation file names an alias that `systemctl enable` makes, so that a disabled daemon stays down."""
+    activation = settings_of(ROOT / f"systemd/dbus/{name}.service")
+    assert activation["Name"] == [name]
+    assert activation["SystemdService"][0] in settings_of(ROOT / f"systemd/{unit}.service")["Alias"]
+
+
+def test_agent_may_write_to_every_kind_of_disk() -> None:
+    """The agent's unit lets it open every block device that slots may be on, and no other device."""
+    settings = settings_of(ROOT / "systemd/updated.service")
+    kinds = "sd virtblk nvme mmc blkext xvd dasd md mdp device-mapper loop pmem"
+    assert settings["DevicePolicy"] == ["closed"]
+    assert settings["DeviceAllow"] == [f"block-{kind} rw" for kind in kinds.split()]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)

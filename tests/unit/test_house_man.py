@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from updated.agent import message_ids
+
 MAN = Path(__file__).parents[2] / "docs" / "man"
 PAGES = {
     "updated": ("updated.8", "updated.main"),
@@ -61,3 +63,10 @@ def test_page_has_what_every_page_has(name: str) -> None:
     assert f".Nm {name}\n.Nd " in source
     for section in ("NAME", "SYNOPSIS", "DESCRIPTION", "EXIT STATUS", "SEE ALSO"):
         assert f".Sh {section}\n" in source
+
+
+def test_message_ids_are_in_the_man_page_and_differ() -> None:
+    """updated(8) lists each MESSAGE_ID and no other: 32 hex digits, no two the same."""
+    pinned = [value for name, value in vars(message_ids).items() if name.isupper()]
+    listed = re.findall(r"^\.It ([0-9a-f]{32})$", (MAN / "updated.8").read_text(), re.MULTILINE)
+    assert sorted(pinned) == sorted(set(listed))

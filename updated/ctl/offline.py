@@ -39,14 +39,17 @@ async def answer(arguments: argparse.Namespace, unreachable: LocalError) -> int:
         "status": lambda: _status(found, why),
         "explain": lambda: _explain(found, why),
         "slots": lambda: (found.slots, show.slots_lines(found.slots) if found.slots else ""),
-        "history": lambda: (found.memory.history, show.history_lines(found.memory.history)),
+        "history": lambda: (
+            found.memory.history,
+            show.history_lines(found.memory.history) if found.memory.history or not found.problems else "",
+        ),
     }
     document, lines = printers[arguments.command]()
     if arguments.json:
         cli.print_json(document)
     elif lines:
         print(lines)
-    for problem in found.problems:
+    for problem in found.problems if arguments.command in ("slots", "history") else ():  # the others have them in them
         cli.report(problem)
     cli.report_text(f"{unreachable.message}: {why}", unreachable.name, unreachable.hint)
     return cli.Exit.UNREACHABLE
@@ -86,6 +89,6 @@ def _standing(values: Sequence[str]) -> str:
     if active == "active":
         return f"its unit is {active} ({sub}), but it isn't on the bus"
     if sub == "auto-restart" or active == "failed":
-        last = f"{result}, exit code {status}" if result == "exit-code" else result
-        return f"its unit is {active} ({sub}) after {last}"
+        how = f"exit code {status}" if result == "exit-code" else result
+        return f"its unit has failed ({how})" if active == "failed" else f"its unit is started again after {how}"
     return f"its unit is {active}, and {enabled or 'not enabled'}"

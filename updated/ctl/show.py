@@ -28,7 +28,7 @@ def status_lines(status: Mapping[str, Any]) -> str:
     confirmed = "confirmed" if status["boot_confirmed"] else "not confirmed yet"
     rows = [
         ("state", status["state"]),
-        ("running", f"{status['version_booted']} in slot {status['slot_booted']} ({confirmed})"),
+        ("running", f"{status['version_booted'] or '?'} in slot {status['slot_booted'] or '?'} ({confirmed})"),
     ]
     if status["version_new"]:
         where = f" in slot {status['slot_target']}" if status["slot_target"] else ""
