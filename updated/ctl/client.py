@@ -99,7 +99,7 @@ async def open_daemon(address: str | None) -> AsyncIterator[Daemon]:
         LocalError: UNREACHABLE; there is no bus.
     """
     try:
-        bus = await connect(address, with_descriptors=True)
+        bus = await connect(address, with_descriptors=True, auto_start=False)
     except BusError as error:
         _translate(error)
     try:
