@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lockd import etcd_codec as codec
 from lockd.errors import ErrorCode, LocalError, RefusedError, RemoteError, Retry
 from lockd.tickets import printable
 from updated.common.log import get_logger
+from updated.common.web import WebBounds, WebError, WebSizeError, ask, open_client, open_lines, tls_context
 
 logger = get_logger("etcd")
 
@@ -43,10 +44,6 @@ class EtcdOptions:
     username: str = ""
     password: str = ""
     request_timeout_secs: float = 5.0
-
-
-# OSError: a TLS alert after the handshake; ValueError: a host name that IDNA doesn't allow
-_SENDING_ERRORS = (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError)
 
 
 class _EndpointError(Exception):
@@ -146,14 +143,19 @@ class EtcdClient:
     async def _watch_at(self, endpoint: str, request: codec.Json, timeout_secs: float) -> bool:
         """Return True when the caller should look now; False when this endpoint brought nothing."""
         self.requests += 1
-        timeout = httpx.Timeout(self._options.request_timeout_secs, read=timeout_secs + 1)
-        url = f"{endpoint}{self._prefix}/watch"
+        wait = httpx.Timeout(self._options.request_timeout_secs, read=timeout_secs + 1)
+        url, headers = f"{endpoint}{self._prefix}/watch", self._headers()
         try:
-            async with self._http.stream("POST", url, json=request, headers=self._headers(), timeout=timeout) as answer:
-                if answer.status_code == httpx.codes.UNAUTHORIZED:
+            async with open_lines(self._http, url, json=request, headers=headers, wait=wait, line_bytes=LINE_LIMIT) as (
+                status,
+                lines,
+            ):
+                if status == httpx.codes.UNAUTHORIZED:
                     self._token = ""  # the look that comes next gets a new one
-                return answer.status_code == httpx.codes.OK and await _first_event(answer)
-        except _SENDING_ERRORS as error:  # what isn't etcd's answer is a ValueError too
+                return status == httpx.codes.OK and await _first_event(lines)
+        except WebSizeError:
+            return True  # too much to hold: that it is something is enough
+        except (WebError, codec.AnswerError) as error:
             logger.debug("watch-broke", endpoint=endpoint, error=str(error))
             return False
 
@@ -208,14 +210,14 @@ class EtcdClient:
 
     async def _send(self, url: str, request: codec.Json) -> tuple[int, bytes]:
         self.requests += 1
+        bounds = WebBounds(self._options.request_timeout_secs * 2, codec.ANSWER_LIMIT)
         try:
-            async with (
-                asyncio.timeout(self._options.request_timeout_secs * 2),
-                self._http.stream("POST", url, json=request, headers=self._headers()) as answer,
-            ):
-                return answer.status_code, await _bounded(answer)
-        except _SENDING_ERRORS as error:
-            raise _EndpointError(str(error) or type(error).__name__) from error
+            answer = await ask(self._http, "POST", url, bounds, json=request, headers=self._headers())
+        except WebSizeError as error:
+            raise _nonsense(codec.AnswerError(str(error))) from error
+        except WebError as error:
+            raise _EndpointError(str(error)) from error
+        return answer.status, answer.body
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": self._token} if self._token else {}  # the bare token: etcd knows no "Bearer"
@@ -228,41 +230,21 @@ def open_etcd(options: EtcdOptions) -> EtcdClient:
         LocalError: a certificate or key can't be loaded.
     """
     try:
-        context = ssl.create_default_context(cafile=options.ca_file)
-        if options.cert_file:
-            context.load_cert_chain(options.cert_file, options.key_file)
+        context = tls_context(options.ca_file, options.cert_file, options.key_file)
     except (OSError, ssl.SSLError) as error:
         raise LocalError(
             ErrorCode.CONFIG, f"the TLS files of [etcd] can't be loaded: {error}",
             hint="Check ca_file, cert_file and key_file in lockd.toml, and who may read them.",
         ) from error  # fmt: skip
-    http = httpx.AsyncClient(
-        verify=context, trust_env=False, follow_redirects=False, timeout=options.request_timeout_secs,
-        headers={"Accept-Encoding": "identity"},
-    )  # fmt: skip
-    return EtcdClient(options, http)
+    return EtcdClient(options, open_client(context, timeout_secs=options.request_timeout_secs))
 
 
-async def _bounded(answer: httpx.Response) -> bytes:
-    body = bytearray()
-    async for piece in answer.aiter_raw():
-        body += piece
-        if len(body) > codec.ANSWER_LIMIT:
-            raise _nonsense(codec.AnswerError(f"the answer is over {codec.ANSWER_LIMIT} bytes"))
-    return bytes(body)
-
-
-async def _first_event(answer: httpx.Response) -> bool:
+async def _first_event(lines: AsyncIterator[bytes]) -> bool:
     """Read lines until one has events; False when the watch is over before."""
-    rest = b""
-    async for piece in answer.aiter_raw():
-        *lines, rest = (rest + piece).split(b"\n")
-        if len(rest) > LINE_LIMIT:
-            return True  # too much to hold: that it is something is enough
-        for line in lines:
-            found = codec.has_events(line) if line.strip() else False
-            if found or found is None:
-                return bool(found)
+    async for line in lines:
+        found = codec.has_events(line)
+        if found or found is None:
+            return bool(found)
     return False
 
 

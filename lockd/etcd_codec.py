@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from updated.common.document import read_json
+from updated.common.text import printable
+
 INT64 = 2**63
-ANSWER_LIMIT = 16 * 1024 * 1024  # bytes; 10,000 tickets are about 6 MiB
+ANSWER_LIMIT = 8 * 1024 * 1024  # bytes; 10,000 tickets are about 6 MiB
 
 Json = dict[str, Any]
 
@@ -127,9 +129,10 @@ def parse_object(body: bytes) -> Json:
         AnswerError: it isn't.
     """
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise AnswerError(f"the answer is not JSON: {body[:80]!r}") from error
+        found = read_json(body)
+    except ValueError as error:
+        why = printable(str(error), 80)
+        raise AnswerError(f"the answer is not JSON that etcd sends ({why}): {body[:80]!r}") from error
     return _object(found, "the answer")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import httpx
 from lockd import fleetlock_codec as codec
 from lockd.errors import ErrorCode, LocalError, RefusedError, RemoteError, Retry
 from updated.common.log import get_logger
+from updated.common.web import WebBounds, WebError, ask, open_client, tls_context
 
 logger = get_logger("fleetlock")
 
@@ -70,16 +70,12 @@ class FleetLockClient:
 
     async def _post(self, path: str) -> codec.Refusal | None:
         url = self._options.base_url + path
+        bounds = WebBounds(self._options.request_timeout_secs, codec.ANSWER_LIMIT)
         try:
-            async with (
-                asyncio.timeout(self._options.request_timeout_secs),
-                self._http.stream("POST", url, content=self._body) as answer,
-            ):
-                if answer.status_code == httpx.codes.OK:
-                    return None
-                return codec.read_refusal(answer.status_code, await _bounded(answer))
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:  # ValueError: IDNA
-            raise self._unreachable(f"doesn't answer: {str(error) or type(error).__name__}") from error
+            answer = await ask(self._http, "POST", url, bounds, content=self._body, beginning_only=True)
+        except WebError as error:
+            raise self._unreachable(f"doesn't answer: {error}") from error
+        return None if answer.status == httpx.codes.OK else codec.read_refusal(answer.status, answer.body)
 
     def _refused(self, refusal: codec.Refusal) -> RefusedError | RemoteError:
         if refusal.status < httpx.codes.BAD_REQUEST:
@@ -106,28 +102,13 @@ def open_fleetlock(options: FleetLockOptions) -> FleetLockClient:
         LocalError: CONFIG; a certificate or key can't be loaded.
     """
     try:
-        context = ssl.create_default_context(cafile=options.ca_file)
-        if options.cert_file:
-            context.load_cert_chain(options.cert_file, options.key_file)
+        context = tls_context(options.ca_file, options.cert_file, options.key_file)
     except (OSError, ssl.SSLError) as error:
         raise LocalError(
             ErrorCode.CONFIG, f"the TLS files of [fleetlock] can't be loaded: {error}",
             hint="Check ca_file, cert_file and key_file in lockd.toml, and who may read them.",
         ) from error  # fmt: skip
-    headers = {codec.HEADER: "true", "Content-Type": "application/json", "Accept-Encoding": "identity"}
+    headers = {codec.HEADER: "true", "Content-Type": "application/json"}
     if options.token:
         headers["Authorization"] = f"Bearer {options.token}"
-    http = httpx.AsyncClient(
-        verify=context, trust_env=False, follow_redirects=False, timeout=options.request_timeout_secs, headers=headers
-    )
-    return FleetLockClient(options, http)
-
-
-async def _bounded(answer: httpx.Response) -> bytes:
-    """Read the beginning of a body: of a refusal no more is shown."""
-    body = bytearray()
-    async for piece in answer.aiter_raw():
-        body += piece
-        if len(body) > codec.ANSWER_LIMIT:
-            break
-    return bytes(body[: codec.ANSWER_LIMIT])
+    return FleetLockClient(options, open_client(context, timeout_secs=options.request_timeout_secs, headers=headers))

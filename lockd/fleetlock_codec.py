@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from updated.common.urls import check_http_url
+from updated.common.urls import check_http_url, has_user
 
 HEADER = "fleet-lock-protocol"
 PRE_REBOOT = "v1/pre-reboot"
@@ -84,9 +84,9 @@ def check_base_url(url: str) -> str:
         ValueError: it isn't one, or Zincati would understand another by it: it takes a last segment without a slash
             for a file, and leaves it out.
     """
-    parts = check_http_url(url)
-    if "@" in parts.netloc:
+    if has_user(url):
         raise ValueError("a user and a password don't belong into the URL: token_file is for that")
+    parts = check_http_url(url)
     if parts.path and not url.endswith("/"):
         raise ValueError(f"the path of {url!r} must end with a slash")
     return url if parts.path else f"{url}/"

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from updated.common.log import LEVELS
 from updated.common.schema import fill, flatten
 from updated.common.settings import Layers, SettingsError, load_layers, read_key_values
+from updated.common.urls import has_user, is_download_url, shown_url
 from updated.errors import ErrorCode, LocalError
 
 # highest precedence first (update_engine's order); an empty value in an earlier file wins there too
@@ -35,6 +36,7 @@ UPDATE_CONF_KEYS = {
 }
 HIDDEN = "(hidden)"
 BOOT_LOADERS = ("gptprio", "systemd-boot", "grub")
+SECRET_KEYS = ("server.proxy_password", "download.password")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ class ServerSettings:
     machine_alias: str = ""
     ca_file: Path | None = None
     proxy: str | None = None
+    proxy_user: str = ""  # a URL is shown to everybody, and is no place for these two
+    proxy_password: str = ""
     timeout_secs: float = 30.0
     initial_delay_secs: float = 420.0  # 7 minutes
     poll_interval_secs: float = 2700.0  # 45 minutes
@@ -174,11 +178,9 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
 def shown(settings: Settings) -> dict[str, Any]:
     """Return the settings as dotted keys, without what nobody should read who is shown them."""
     values = flatten(settings)
-    if values["download.password"]:
-        values["download.password"] = HIDDEN
-    if settings.server.proxy is not None and "@" in settings.server.proxy:
-        scheme, _, rest = settings.server.proxy.partition("://")
-        values["server.proxy"] = f"{scheme}://{HIDDEN}@{rest.rpartition('@')[2]}"
+    for key in SECRET_KEYS:
+        if values[key]:
+            values[key] = HIDDEN
     return values
 
 
@@ -201,8 +203,10 @@ def _check(settings: Settings) -> None:
     _check_download(settings.download)
     _check_proxy(settings.server.proxy)
     url = settings.server.url
-    if url and url != "disabled" and not url.startswith(("http://", "https://")):
-        raise _bad(f"server.url must begin with https:// or http://, or be `disabled`, not {url!r}")
+    if has_user(url):
+        raise _bad("server.url has a user or a password in it, and is shown to everybody: it is no place for them")
+    if url not in ("", "disabled") and not is_download_url(url):
+        raise _bad(f"server.url must be http:// or https:// with a host, or `disabled`, not {shown_url(url)!r}")
 
 
 def _check_health(health: HealthSettings) -> None:
@@ -252,8 +256,11 @@ def _check_proxy(proxy: str | None) -> None:
         right = parts.scheme in ("http", "https") and bool(name) and parts.port != 0 and proxy.isprintable()
     except ValueError:
         right = False
-    if not right:  # it isn't repeated, for it may have a password in it
-        raise _bad("server.proxy must be http://HOST:PORT or https://HOST:PORT")
+    if not right or has_user(proxy):  # it isn't repeated, for it may have a password in it
+        raise _bad(
+            "server.proxy must be http://HOST:PORT or https://HOST:PORT; user and password are server.proxy_user and"
+            " server.proxy_password"
+        )
 
 
 def _bad(message: str) -> LocalError:

@@ -107,10 +107,24 @@ class ErrorCode(IntEnum):
     VERITY_MISMATCH = 294  # tree, image and root hash don't belong together
 
 
+HTTP_BASE = 2000  # update_engine's codes for requests that a server refused: 2000 + the status
+
+
 class UpdateError(OperatorError):
-    """The root of everything that `updated` raises on purpose."""
+    """The root of everything that `updated` raises on purpose; `status` is of an HTTP request that was refused."""
 
     code: ErrorCode
+
+    def __init__(
+        self, code: ErrorCode, message: str, *, hint: str, retry: Retry = Retry.NO, status: int | None = None
+    ) -> None:
+        super().__init__(code, message, hint=hint, retry=retry)
+        self.status = status
+
+    @property
+    def reported(self) -> int:
+        """The code that an Omaha server is told: update_engine's form where a server refused with a status."""
+        return int(self.code) if self.status is None else HTTP_BASE + self.status
 
 
 class RefusedError(UpdateError):

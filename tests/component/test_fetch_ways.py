@@ -38,16 +38,19 @@ def server(authority: Authority) -> Iterator[LyingServer]:
         yield running
 
 
-def settings(ca_file: Path | None, proxy: str | None = None) -> Settings:
+def settings(ca_file: Path | None, proxy: str | None = None, *, account: str = "") -> Settings:
+    user, _, password = account.partition(":")
     return Settings(
-        server=ServerSettings(ca_file=ca_file, proxy=proxy),
+        server=ServerSettings(ca_file=ca_file, proxy=proxy, proxy_user=user, proxy_password=password),
         download=DownloadSettings(user="fleet", password="hush", credential_hosts=("127.0.0.1",)),
     )
 
 
-def download(url: str, ca_file: Path | None = None, proxy: str | None = None, *, anonymous: bool = False) -> bytes:
+def download(
+    url: str, ca_file: Path | None = None, proxy: str | None = None, *, anonymous: bool = False, account: str = ""
+) -> bytes:
     """Download from a server as the daemon does, its first and its last bytes, by two requests."""
-    with open_http(settings(ca_file, proxy), anonymous=anonymous) as http:
+    with open_http(settings(ca_file, proxy, account=account), anonymous=anonymous) as http:
         source = HttpSource([url + "/payload"], http=http, expected_size=len(BODY))
         return b"".join(b"".join(source.read([span])) for span in (Span(0, 1000), Span(1000)))
 
@@ -98,10 +101,10 @@ def test_proxy_sees_nothing_of_what_is_encrypted(server: LyingServer, authority:
 
 @pytest.mark.parametrize("encrypted", [False, True])
 def test_proxy_may_want_an_account(authority: Authority, encrypted: bool) -> None:
-    """User and password in server.proxy are the proxy's, and no server sees them."""
+    """server.proxy_user and server.proxy_password are the proxy's, and no server sees them."""
     pair = authority.issue("server") if encrypted else None
     with LyingServer(BODY, pair=pair) as there, ForwardProxy(account="host:word") as proxy:
-        assert download(there.url, authority.ca, proxy.url.replace("//", "//host:word@")) == BODY
+        assert download(there.url, authority.ca, proxy.url, account="host:word") == BODY
         assert not any("Proxy-Authorization" in headers for headers in there.headers)
 
 

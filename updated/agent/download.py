@@ -9,6 +9,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from updated.common.web import make_proxy
 from updated.config import Settings
 from updated.install.effort import Effort
 from updated.install.fetch import Credentials, HttpSource, make_http
@@ -24,7 +25,7 @@ def open_http(settings: Settings, *, anonymous: bool = False) -> httpx.Client:
     server = settings.server
     return make_http(
         ca_file=server.ca_file,
-        proxy=server.proxy,
+        proxy=make_proxy(server.proxy, server.proxy_user, server.proxy_password),
         timeout_secs=server.timeout_secs,
         credentials=None if anonymous else _credentials(settings),
     )

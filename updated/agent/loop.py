@@ -279,7 +279,7 @@ class Agent:
         """Remember that an install failed; the server hears of its own offers only."""
         memory, by_hand = self.context.memory, self.view.by_hand
         if by_hand is None:
-            memory.queue_event(error_event(int(error.code)))
+            memory.queue_event(error_event(error.reported))
             self._count_attempt(error)
         detail = f"by hand from {by_hand}: {error.message}" if by_hand else error.message
         memory.note(self.context.now(), "failed", self.view.version_new or "", detail)

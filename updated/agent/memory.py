@@ -17,6 +17,7 @@ from typing import Any
 from updated.agent import backoff
 from updated.agent.backoff import Backoff
 from updated.common.durable import read_bounded, remove_durably, write_atomic
+from updated.common.text import printable
 from updated.confirm.rollback import Pending
 from updated.errors import ErrorCode, LocalError
 
@@ -24,6 +25,7 @@ STATE_LIMIT = 1024 * 1024  # bytes
 HISTORY_LENGTH = 100  # entries kept
 OUTBOX_LENGTH = 32  # events kept for a server that can't be reached
 FAILED_LENGTH = 32  # versions remembered as bad
+VERSION_LENGTH = 200  # characters; what an answer or a payload may have is shorter
 
 
 @dataclass(slots=True)
@@ -43,12 +45,14 @@ class Memory:
     history: list[dict[str, str]] = field(default_factory=list)  # at, what, version, detail; oldest first
 
     def note(self, at: str, what: str, version: str, detail: str = "") -> None:
-        """Add a line to the history, dropping the oldest beyond 100."""
-        self.history.append({"at": at, "what": what, "version": version, "detail": detail})
+        """Add a line to the history, dropping the oldest beyond 100; a long version or detail is cut."""
+        entry = {"at": at, "what": what, "version": printable(version, VERSION_LENGTH), "detail": printable(detail)}
+        self.history.append(entry)
         del self.history[:-HISTORY_LENGTH]
 
     def remember_failed(self, version: str) -> None:
         """Remember a version that this host must not take again by itself."""
+        version = printable(version, VERSION_LENGTH)
         if version not in self.failed_versions:
             self.failed_versions.append(version)
         del self.failed_versions[:-FAILED_LENGTH]
@@ -64,7 +68,11 @@ def encode(memory: Memory) -> bytes:
     raw = dataclasses.asdict(memory)
     if memory.backoff is None:
         del raw["backoff"]
-    return (json.dumps(raw, indent=1) + "\n").encode()
+    data = (json.dumps(raw, indent=1) + "\n").encode()
+    while len(data) > STATE_LIMIT and raw["history"]:  # a file that the next start can't read would be no memory at all
+        del raw["history"][: max(1, len(raw["history"]) // 2)]
+        data = (json.dumps(raw, indent=1) + "\n").encode()
+    return data
 
 
 def decode(data: bytes) -> Memory:

@@ -12,6 +12,7 @@ from typing import Any
 from updated.agent.host import HostFacts
 from updated.agent.memory import Memory
 from updated.common.log import get_logger
+from updated.common.web import make_proxy
 from updated.config import ServerSettings
 from updated.errors import ErrorCode, LocalError, UpdateError
 from updated.omaha.client import OmahaClient, make_http
@@ -92,10 +93,10 @@ class Talk:
                 updatecheck=updatecheck,
                 events=tuple(Event(**event) for event in events),
             )
-            async with make_http(
-                ca_file=settings.ca_file, proxy=settings.proxy, timeout_secs=settings.timeout_secs
-            ) as http:
-                response = await OmahaClient(settings.url, http=http).send(request)
+            secs = settings.timeout_secs
+            proxy = make_proxy(settings.proxy, settings.proxy_user, settings.proxy_password)
+            async with make_http(ca_file=settings.ca_file, proxy=proxy, timeout_secs=secs) as http:
+                response = await OmahaClient(settings.url, http=http, timeout_secs=secs).send(request)
             sent = {id(event) for event in events}  # by identity: others may have come in meanwhile
             memory.outbox[:] = [event for event in memory.outbox if id(event) not in sent]
             return response

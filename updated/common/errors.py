@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from enum import Enum, IntEnum
 
+from updated.common.text import printable
+
 
 class Retry(Enum):
     """What a caller may try after an error."""
@@ -18,13 +20,18 @@ class Retry(Enum):
 
 
 class OperatorError(Exception):
-    """An error with a pinned code, a sentence for the operator and a retry hint."""
+    """An error with a pinned code, a sentence for the operator and a retry hint.
+
+    Sentence and hint may quote what a server, a disk or a bus sent, and end in the state file, the journal, on D-Bus
+    and on a terminal: so both are one printable line of bounded length, whoever made them.
+    """
 
     def __init__(self, code: IntEnum, message: str, *, hint: str, retry: Retry = Retry.NO) -> None:
+        message = printable(message)
         super().__init__(message)
         self.code = code
         self.message = message
-        self.hint = hint
+        self.hint = printable(hint)
         self.retry = retry
 
     @property

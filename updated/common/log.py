@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 
 from updated.common import journal
+from updated.common.text import printable
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+VALUE_LENGTH = 2000  # characters of each value of a line
 LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
 MESSAGE_ID = "message_id"
 LOGFMT = structlog.processors.LogfmtRenderer(key_order=["level", "room", "event"], bool_as_flag=False)
@@ -46,12 +48,29 @@ def configure(level: str = "info") -> None:
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
+            _make_printable,
             *([_as_fields] if to_journal else _as_text(on_terminal=sys.stderr.isatty())),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=_JournalLogger if to_journal else structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def _make_printable(_logger: object, _method: str, line: EventDict) -> EventDict:
+    """Let nothing that a server, a peer or a file said write a line, or to a terminal, of its own."""
+    return {
+        key: printable(value, VALUE_LENGTH) if isinstance(value, str) else _shortened(value)
+        for key, value in line.items()
+    }
+
+
+def _shortened(value: object) -> object:
+    """Return numbers and such as they are, and what has a long or unprintable text as that text."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = str(value)
+    return value if len(text) <= VALUE_LENGTH and text.isprintable() else printable(text, VALUE_LENGTH)
 
 
 def get_logger(room: str) -> FilteringBoundLogger:

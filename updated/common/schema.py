@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from updated.common.settings import Layers, SettingsError
+from updated.common.text import printable
+from updated.common.urls import has_user, shown_url, without_user
 
 T = TypeVar("T")
+VALUE_SHOWN = 200  # characters
 LARGEST = 2**63 - 1  # of whole numbers, as TOML promises no more
 LONGEST_SECS = 10 * 365 * 24 * 3600  # of any duration
 
@@ -59,7 +62,7 @@ def convert(value: object, kind: Any) -> Any:  # noqa: ANN401 - a type in, a val
         (kind,) = [choice for choice in typing.get_args(kind) if choice is not type(None)]
     if typing.get_origin(kind) is tuple:
         if not isinstance(value, list):
-            raise ValueError(f"must be a list, not {value!r}")
+            raise ValueError(f"must be a list, not {_quoted(value)}")
         return tuple(convert(item, typing.get_args(kind)[0]) for item in value)
     if dataclasses.is_dataclass(kind):
         return _convert_table(value, typing.cast("type[Any]", kind))
@@ -75,7 +78,7 @@ def _convert_named(name: str, value: object, kind: Any) -> Any:  # noqa: ANN401 
 
 def _convert_table(value: object, kind: type[Any]) -> object:
     if not isinstance(value, Mapping):
-        raise ValueError(f"must be a table, not {value!r}")
+        raise ValueError(f"must be a table, not {_quoted(value)}")
     hints = typing.get_type_hints(kind)
     unknown = set(value) - set(hints)
     if unknown:
@@ -100,6 +103,11 @@ def _convert_item(name: str, value: object, kind: Any) -> Any:  # noqa: ANN401 -
 
 
 def _convert_scalar(value: object, kind: Any) -> object:  # noqa: ANN401 - a type
+    if isinstance(value, str) and "://" in value and has_user(value):
+        raise ValueError(
+            f"{shown_url(value)!r} has a user or a password in it, and a URL is shown to everybody:"
+            " settings of their own or a file are the place for them"
+        )
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
     if isinstance(value, int) and abs(value) > LARGEST:
@@ -110,7 +118,13 @@ def _convert_scalar(value: object, kind: Any) -> object:  # noqa: ANN401 - a typ
         if isinstance(value, (int, float)) and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"must be finite and not negative, not {value!r}")
         return value
-    raise ValueError(f"must be of type {'path' if kind is Path else kind.__name__}, not {value!r}")
+    raise ValueError(f"must be of type {'path' if kind is Path else kind.__name__}, not {_quoted(value)}")
+
+
+def _quoted(value: object) -> str:
+    """Return a value as an error repeats it; what may be a password in a URL is left out."""
+    text = repr(value)
+    return printable(without_user(text) if "://" in text else text, VALUE_SHOWN)
 
 
 def flatten(settings: object, prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import httpx
 
+from updated.common.text import decimal
+from updated.common.web import IDENTITY, REDIRECTS, coding_of, tls_context, told_by
 from updated.errors import ErrorCode, LocalError, RemoteError, Retry
 from updated.install.effort import Effort
 from updated.install.ranges import (
@@ -30,7 +32,6 @@ from updated.install.wire import WATCH, WideTransport
 
 PIECE = 256 * 1024  # bytes read at once from a file
 OK, PARTIAL = 200, 206
-REDIRECTS = range(300, 400)
 RANGES_PER_REQUEST = 128  # their header stays below the 4 to 8 KiB that servers take
 MOST_REQUESTS = 40  # for one read; the smallest gaps are fetched too rather than ask more often
 FEWEST_REQUESTS = 8  # left for what is missing yet, however many were made
@@ -106,7 +107,7 @@ class HttpsOnlyAuth(httpx.BasicAuth):
 def make_http(
     *,
     ca_file: Path | None = None,
-    proxy: str | None = None,
+    proxy: httpx.Proxy | str | None = None,
     timeout_secs: float = 30.0,
     credentials: Credentials | None = None,
 ) -> httpx.Client:
@@ -116,7 +117,7 @@ def make_http(
         LocalError: CONFIG; the CA file can't be used.
     """
     try:
-        verify = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+        verify = tls_context(ca_file)
     except (OSError, ssl.SSLError) as error:
         raise LocalError(
             ErrorCode.CONFIG, f"the CA file {ca_file} can't be used: {error}", hint="Correct server.ca_file."
@@ -124,7 +125,7 @@ def make_http(
     return httpx.Client(
         transport=WideTransport(verify, proxy), timeout=timeout_secs, trust_env=False, follow_redirects=False,
         auth=HttpsOnlyAuth(credentials) if credentials else None,
-        headers={"Accept-Encoding": "identity", "User-Agent": "updated"},
+        headers={**IDENTITY, "User-Agent": "updated"},
     )  # fmt: skip
 
 
@@ -234,7 +235,8 @@ class HttpSource:
         """Yield from whichever of the three forms the answer has: the whole file, one range, several."""
         if response.status_code == OK:
             length = response.headers.get("Content-Length", "")
-            size = int(length) if length.isdecimal() else None
+            size = decimal(length, NO_END)
+            self._check_not_packed(size, response, url)
             self._take_size(size, wanted, url)
             yield from self._run(response, url, ContentRange(0, size or self._size or NO_END, size), wanted)
             return
@@ -251,6 +253,12 @@ class HttpSource:
             raise bad_answer(ErrorCode.HTTP_RANGE, f"{url}: {error}", later=True) from error
         if wanted.rest() == before:
             self._one_range.add(url)
+
+    def _check_not_packed(self, size: int | None, response: httpx.Response, url: str) -> None:
+        """See that another size isn't one of a packed payload; the label alone says nothing, some servers lie there."""
+        if size != self._size and self._size is not None and coding_of(response.headers):
+            coding = coding_of(response.headers)
+            raise bad_answer(ErrorCode.HTTP_STATUS, f"{url} sends the payload packed ({coding}), nobody asked for that")
 
     def _range_of(self, response: httpx.Response, url: str, asked: Sequence[Span], wanted: Wanted) -> ContentRange:
         """Check the Content-Range of an answer with one range, be it the first of several or all of them in one."""
@@ -313,25 +321,25 @@ class HttpSource:
 
 
 def check_head(response: httpx.Response, url: str) -> None:
-    """Check an answer's status and encoding.
+    """Check an answer's status; what it says of an encoding doesn't count, for its bytes are checked as they are.
 
     Raises:
         RemoteError: HTTP_REDIRECT or HTTP_STATUS.
     """
-    if response.status_code in REDIRECTS:
-        raise bad_answer(ErrorCode.HTTP_REDIRECT, f"{url} redirects to {response.headers.get('Location', 'nowhere')}")
-    if response.status_code not in (OK, PARTIAL):
-        later = response.status_code >= 500 or response.status_code in (408, 429)  # noqa: PLR2004
-        raise bad_answer(ErrorCode.HTTP_STATUS, f"{url} answers with status {response.status_code}", later=later)
-    if response.headers.get("Content-Encoding", "identity") != "identity":
-        raise bad_answer(ErrorCode.HTTP_STATUS, f"{url} sends the payload in another encoding")
+    status = response.status_code
+    if status in (OK, PARTIAL):
+        return
+    code = ErrorCode.HTTP_REDIRECT if status in REDIRECTS else ErrorCode.HTTP_STATUS
+    later = status >= 500 or status in (408, 429)  # noqa: PLR2004
+    raise bad_answer(code, f"{url} answers with status {told_by(status, response.headers)}", later=later, status=status)
 
 
-def bad_answer(code: ErrorCode, message: str, *, later: bool = False) -> RemoteError:
+def bad_answer(code: ErrorCode, message: str, *, later: bool = False, status: int | None = None) -> RemoteError:
     """Return the error for what a download server said."""
     return RemoteError(
         code,
         message,
         hint="Look at the download server or mirror; another URL is tried if the update server names one.",
         retry=Retry.LATER if later else Retry.OTHER_SOURCE,
+        status=status,
     )

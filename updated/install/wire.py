@@ -28,8 +28,8 @@ Options = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | t
 class WideTransport(httpx.HTTPTransport):
     """What httpx sends requests through; asks nothing of the environment."""
 
-    def __init__(self, context: ssl.SSLContext, proxy: str | None) -> None:
-        """Take the context for https and a proxy's URL, if there is one."""
+    def __init__(self, context: ssl.SSLContext, proxy: httpx.Proxy | str | None) -> None:
+        """Take the context for https and a proxy, if there is one."""
         super().__init__(verify=context, proxy=proxy, trust_env=False)
         # httpcore takes its backend as an argument, which httpx doesn't pass on
         self._backend = self._pool._network_backend = _Backend()  # noqa: SLF001

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
 
 import httpx
 
+from updated.common.urls import shown_url
+from updated.common.web import (
+    REDIRECTS,
+    WebAnswer,
+    WebBounds,
+    WebError,
+    WebSizeError,
+    ask,
+    open_client,
+    tls_context,
+    told_by,
+)
 from updated.errors import ErrorCode, LocalError, RemoteError, Retry
 from updated.omaha.messages import Request
 from updated.omaha.request import encode_request
@@ -14,10 +27,12 @@ from updated.omaha.response import Response, parse_response
 from updated.omaha.xml import MAX_BYTES
 
 OK = 200
+TIMEOUT_SECS = 30.0  # of a whole exchange
+OMAHA = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}\?>\s*)?<response[\s>/]")
 
 
 def make_http(
-    *, ca_file: Path | None = None, proxy: str | None = None, timeout_secs: float = 30.0
+    *, ca_file: Path | None = None, proxy: httpx.Proxy | str | None = None, timeout_secs: float = TIMEOUT_SECS
 ) -> httpx.AsyncClient:
     """Return a client that follows no redirect and takes no proxy from the environment.
 
@@ -25,58 +40,58 @@ def make_http(
         LocalError: CONFIG; the CA file can't be used.
     """
     try:
-        verify = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
+        context = tls_context(ca_file)
     except (OSError, ssl.SSLError) as error:
         raise LocalError(
             ErrorCode.CONFIG, f"the CA file {ca_file} can't be used: {error}", hint="Correct server.ca_file."
         ) from error
-    return httpx.AsyncClient(
-        verify=verify, proxy=proxy, timeout=timeout_secs, trust_env=False, follow_redirects=False,
-        headers={"Accept-Encoding": "identity", "Content-Type": "text/xml"},
-    )  # fmt: skip
+    return open_client(context, timeout_secs=timeout_secs, headers={"Content-Type": "text/xml"}, proxy=proxy)
 
 
 class OmahaClient:
     """One server."""
 
-    def __init__(self, url: str, *, http: httpx.AsyncClient) -> None:
+    def __init__(self, url: str, *, http: httpx.AsyncClient, timeout_secs: float = TIMEOUT_SECS) -> None:
+        """Take the server's URL, a client of `make_http`, and how long an exchange may take as a whole."""
         self._url, self._http = url, http
+        self._bounds = WebBounds(timeout_secs, MAX_BYTES)
 
     async def send(self, request: Request) -> Response:
         """Send a request and read the answer, whatever kind of request it is.
 
         Raises:
-            RemoteError: OMAHA_UNREACHABLE, HTTP_STATUS, OMAHA_TOO_LARGE; what `parse_response` raises.
+            RemoteError: OMAHA_UNREACHABLE, HTTP_STATUS, HTTP_REDIRECT, OMAHA_TOO_LARGE; what `parse_response` raises.
         """
         try:
-            async with self._http.stream("POST", self._url, content=encode_request(request)) as answer:
-                body = await self._read(answer)
-                status = answer.status_code
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            answer = await ask(self._http, "POST", self._url, self._bounds, content=encode_request(request))
+        except WebSizeError as error:
+            raise RemoteError(
+                ErrorCode.OMAHA_TOO_LARGE,
+                f"the update server {shown_url(self._url)} answers with over {MAX_BYTES} bytes",
+                hint="Look at server.url; this is no Omaha server's answer.",
+                retry=Retry.LATER,
+            ) from error
+        except WebError as error:
             raise RemoteError(
                 ErrorCode.OMAHA_UNREACHABLE,
-                f"the update server {self._url} can't be reached: {str(error) or type(error).__name__}",
+                f"the update server {shown_url(self._url)} can't be reached: {error}",
                 hint="Look at server.url, the network, and the certificate; the agent asks again by itself.",
                 retry=Retry.LATER,
             ) from error
-        if status != OK and not body.lstrip().startswith(b"<"):
-            raise RemoteError(
-                ErrorCode.HTTP_STATUS,
-                f"the update server {self._url} answers with status {status}",
-                hint="Look at server.url and at the server's log; the agent asks again by itself.",
-                retry=Retry.LATER,
-            )
-        return parse_response(body)
+        self._check_status(answer)
+        return parse_response(answer.body)
 
-    async def _read(self, answer: httpx.Response) -> bytes:
-        body = bytearray()
-        async for piece in answer.aiter_raw():
-            body += piece
-            if len(body) > MAX_BYTES:
-                raise RemoteError(
-                    ErrorCode.OMAHA_TOO_LARGE,
-                    f"the update server's answer is over {MAX_BYTES} bytes",
-                    hint="Look at server.url; this is no Omaha server's answer.",
-                    retry=Retry.LATER,
-                )
-        return bytes(body)
+    def _check_status(self, answer: WebAnswer) -> None:
+        """Take an Omaha answer under any status but a redirect's; a proxy's page counts as its status."""
+        if answer.status == OK or (answer.status not in REDIRECTS and OMAHA.match(answer.body)):
+            return
+        said = f"the update server {shown_url(self._url)} answers with status {told_by(answer.status, answer.headers)}"
+        if answer.status in REDIRECTS:
+            raise RemoteError(
+                ErrorCode.HTTP_REDIRECT, said, retry=Retry.LATER,
+                hint="The agent follows no redirect of an update check: set server.url to where the server is.",
+            )  # fmt: skip
+        raise RemoteError(
+            ErrorCode.HTTP_STATUS, said, retry=Retry.LATER, status=answer.status,
+            hint="Look at server.url, at the server's log and at proxies on the way; the agent asks again by itself.",
+        )  # fmt: skip

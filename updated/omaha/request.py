@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from updated.common.text import decimal, printable
 from updated.omaha.messages import App, Event, Request
 from updated.omaha.xml import Element, XmlError, escape, parse_xml
 
 REQUEST_LIMIT = 64 * 1024  # bytes; Nebraska's
+LARGEST_NUMBER = 2**31 - 1  # of an event's
 APP_ATTRIBUTES = (
     "version", "track", "bootid", "oem", "oemversion", "alephversion", "machineid", "machinealias", "lang", "board",
     "hardware_class",
@@ -85,7 +87,8 @@ def _parse_event(element: Element) -> Event:
 
 
 def _number(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError as error:
-        raise ValueError(f"{text!r} is no number") from error
+    """Read a number of Google's lists, or an error code of a host, which may be negative."""
+    number = decimal(text.removeprefix("-"), LARGEST_NUMBER)
+    if number is None:
+        raise ValueError(f"{printable(text, 40)!r} is no number")
+    return -number if text.startswith("-") else number

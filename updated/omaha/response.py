@@ -10,7 +10,8 @@ import base64
 import binascii
 import re
 
-from updated.common.urls import is_download_url
+from updated.common.text import decimal, printable
+from updated.common.urls import is_download_url, without_user
 from updated.errors import ErrorCode, RefusedError, RemoteError, Retry
 from updated.omaha.messages import Manifest, NoUpdate, Offer, Package
 from updated.omaha.xml import Element, XmlError, escape, parse_xml
@@ -19,7 +20,13 @@ Response = Element  # a parsed answer; `decide` says what it comes to
 
 SHA1_BYTES, SHA256_BYTES = 20, 32
 MAX_PAYLOAD_BYTES = 64 * 1024**3
-NAME = re.compile(r"[A-Za-z0-9_+~@=,-][A-Za-z0-9._+~@=,-]*")
+NAME = re.compile(r"[A-Za-z0-9_+~@=,-][A-Za-z0-9._+~@=,-]{0,254}")  # as long as a file's may be
+VERSION = re.compile(r"[!-~]{1,128}")  # ends in the state file, the history, D-Bus and on terminals
+URL_LENGTH = 2048  # characters
+MOST_URLS = 16  # codebases that are taken from an answer
+LONGEST_INTERVAL_SECS = 2**31 - 1
+MOST_FAILURES, USUAL_FAILURES = 100, 10  # per URL
+QUOTED = 80  # characters of an answer that an error repeats
 REFUSALS = {  # Nebraska's app status, in words
     "error-updatesDisabled": "updates are disabled for this group",
     "error-maxUpdatesPerPeriodLimitReached": "as many hosts as the group allows per period were updated",
@@ -54,7 +61,10 @@ def parse_response(body: bytes) -> Response:
             code = ErrorCode.OMAHA_DTD
         raise _bad(code, f"the update server's answer can't be read: {error}") from error
     if root.name != "response":
-        raise _bad(ErrorCode.OMAHA_XML_PARSE, f"the update server answered with <{root.name[:40]}>, no Omaha response")
+        raise _bad(
+            ErrorCode.OMAHA_XML_PARSE,
+            f"the update server answered with <{printable(root.name, 40)}>, no Omaha response",
+        )
     return root
 
 
@@ -70,12 +80,12 @@ def decide(response: Response, *, appid: str, current_version: str) -> Offer | N
     _refuse_if_told(app, check)
     if check is None:
         raise _invalid("it has no updatecheck")
-    interval = int(check.get("PollInterval")) if check.get("PollInterval").isdecimal() else None
+    interval = decimal(check.get("PollInterval"), LONGEST_INTERVAL_SECS)
     status = check.get("status")
     if status == "noupdate":
         return NoUpdate(interval)
     if status != "ok":
-        raise _invalid(f"its updatecheck has the status {status!r}")
+        raise _invalid(f"its updatecheck has the status {_quoted(status)}")
     offer = _offer(check, interval)
     if offer.version == current_version:
         return NoUpdate(interval, f"the server offers {offer.version}, which runs already")
@@ -87,7 +97,7 @@ def _our_app(response: Response, appid: str) -> Element:
     for app in apps:
         if _bare(app.get("appid")) == _bare(appid):
             return app
-    names = ", ".join(app.get("appid")[:80] for app in apps) or "none"
+    names = ", ".join(printable(app.get("appid"), QUOTED) for app in apps[:5]) or "none"
     raise _bad(ErrorCode.OMAHA_WRONG_APP, f"the update server answered for another product ({names}), not for {appid}")
 
 
@@ -103,7 +113,7 @@ def _refuse_if_told(app: Element, check: Element | None) -> None:
     told = status if status not in ("ok", "") else of_check
     raise RefusedError(
         ErrorCode.OMAHA_REFUSED,
-        f"the update server says no: {REFUSALS.get(told, 'an error of its own')} ({told[:80]})",
+        f"the update server says no: {REFUSALS.get(told, 'an error of its own')} ({printable(told, QUOTED)})",
         hint="Look at the group's policy on the update server; the agent asks again by itself.",
         retry=Retry.LATER,
     )
@@ -114,11 +124,12 @@ def _offer(check: Element, interval: int | None) -> Offer:
     packages = list(check.all("manifest/packages/package"))
     if manifest is None or not packages or not manifest.get("version"):
         raise _invalid("its offer has no manifest, version or package")
+    if not VERSION.fullmatch(manifest.get("version")):
+        raise _invalid(f"its offer has the version {_quoted(manifest.get('version'))}, which can't be one")
     # update_engine's rule, which servers count on: the first package is the payload, whatever `required` says
     main, *extra = [_package(package) for package in packages]
     action = next((a for a in check.all("manifest/actions/action") if a.get("event") == "postinstall"), None)
     given = action.attributes if action is not None else {}
-    failures = given.get("MaxFailureCountPerUrl", "")
     return Offer(
         version=manifest.get("version"),
         urls=_urls(check, main.name),
@@ -127,7 +138,7 @@ def _offer(check: Element, interval: int | None) -> Offer:
         sha256=_hash(given.get("sha256", ""), SHA256_BYTES) or main.sha256,
         sha1=main.sha1,
         disable_backoff=given.get("DisablePayloadBackoff") == "true",
-        max_failures_per_url=int(failures) if failures.isdecimal() and 0 < int(failures) <= 100 else 10,  # noqa: PLR2004
+        max_failures_per_url=decimal(given.get("MaxFailureCountPerUrl", ""), MOST_FAILURES) or USUAL_FAILURES,
         is_delta=given.get("IsDeltaPayload") == "true",
         extra_packages=tuple(extra),
         poll_interval_secs=interval,
@@ -138,26 +149,24 @@ def _package(element: Element) -> Package:
     name = element.get("name")
     if not NAME.fullmatch(name):
         raise _bad(
-            ErrorCode.PACKAGE_NAME, f"the update server names a package {name[:80]!r}, which is no plain file name"
+            ErrorCode.PACKAGE_NAME, f"the update server names a package {_quoted(name)}, which is no plain file name"
         )
-    size = element.get("size")
-    if not size.isdecimal() or not 0 < int(size) <= MAX_PAYLOAD_BYTES:
-        raise _invalid(f"the package {name} has the size {size[:40]!r}")
-    return Package(
-        name, int(size), _hash(element.get("hash"), SHA1_BYTES), _hash(element.get("hash_sha256"), SHA256_BYTES)
-    )
+    size = decimal(element.get("size"), MAX_PAYLOAD_BYTES)
+    if not size:
+        raise _invalid(f"the package {name} has the size {_quoted(element.get('size'))}")
+    return Package(name, size, _hash(element.get("hash"), SHA1_BYTES), _hash(element.get("hash_sha256"), SHA256_BYTES))
 
 
 def _urls(check: Element, name: str) -> tuple[str, ...]:
     found = []
     for url in check.all("urls/url"):
         codebase = url.get("codebase")
-        if not is_download_url(codebase):
-            raise _invalid(f"{codebase[:80]!r} is no place to download from")
+        if len(codebase) > URL_LENGTH or not is_download_url(codebase):
+            raise _invalid(f"{_quoted(without_user(codebase))} is no place to download from")
         found.append(codebase + ("" if codebase.endswith("/") else "/") + name)
     if not found:
         raise _invalid("it names no place to download from")
-    return tuple(found)
+    return tuple(found[:MOST_URLS])
 
 
 def _hash(text: str, length: int) -> bytes | None:
@@ -217,6 +226,10 @@ def _encode_offer(manifest: Manifest | None) -> str:
         f'<actions><action event="postinstall" sha256="{digest}" DisablePayloadBackoff="true"></action></actions>'
         "</manifest>"
     )
+
+
+def _quoted(text: str) -> str:
+    return repr(printable(text, QUOTED))
 
 
 def _invalid(what: str) -> RemoteError:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
-PART = re.compile(r"\d+|[a-zA-Z]+")
+PART = re.compile(r"[0-9]+|[a-zA-Z]+")
+Parts = tuple[tuple[int, int, str], ...]
 
 
-def version_key(
-    version: str,
-) -> tuple[tuple[tuple[int, int, str], ...], tuple[int, ...], tuple[tuple[int, int, str], ...]]:
+def version_key(version: str) -> tuple[Parts, tuple[int, ...], Parts]:
     """Return a sortable key: `1.10 > 1.9`, `1.0-rc1 < 1.0`, `1.0 == 1.0.0`; what follows a `+` doesn't count."""
     release, _, pre = version.split("+", 1)[0].partition("-")
     parts = list(_parts(release))
@@ -19,7 +18,12 @@ def version_key(
 
 
 def _parts(text: str) -> list[tuple[int, int, str]]:
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part.lower()) for part in PART.findall(text)]
+    """Return numbers and words; a number is compared as its digits, for it may have more than Python converts."""
+    found = []
+    for part in PART.findall(text):
+        digits = part.lstrip("0")
+        found.append((1, len(digits), digits) if part.isdecimal() else (0, 0, part.lower()))
+    return found
 
 
 def compare(a: str, b: str) -> int:

@@ -16,6 +16,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
 MAX_ELEMENTS = 2000
 MAX_ATTRIBUTES = 64
+MAX_TEXT = 8192  # characters of a name or an attribute's value; the longest in use is a signature's of 700
 
 
 class XmlError(Exception):
@@ -93,6 +94,8 @@ class _Builder:
         self._elements += 1
         if len(self._open) >= MAX_DEPTH or self._elements > MAX_ELEMENTS or len(attributes) > MAX_ATTRIBUTES:
             raise XmlError("it has too many elements, levels or attributes", too_large=True)
+        if max(map(len, (name, *attributes, *attributes.values()))) > MAX_TEXT:
+            raise XmlError(f"a name or a value in it has over {MAX_TEXT} characters", too_large=True)
         element = Element(name, attributes)
         if self._open:
             self._open[-1].children.append(element)
