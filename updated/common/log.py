@@ -59,18 +59,17 @@ def configure(level: str = "info") -> None:
 
 def _make_printable(_logger: object, _method: str, line: EventDict) -> EventDict:
     """Let nothing that a server, a peer or a file said write a line, or to a terminal, of its own."""
-    return {
-        key: printable(value, VALUE_LENGTH) if isinstance(value, str) else _shortened(value)
-        for key, value in line.items()
-    }
+    return {key: _bounded(value) for key, value in line.items()}
 
 
-def _shortened(value: object) -> object:
-    """Return numbers and such as they are, and what has a long or unprintable text as that text."""
+def _bounded(value: object) -> object:
+    """Return a value whose text is bounded and printable; ends of lines stay, for the renderers tell them apart."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     text = str(value)
-    return value if len(text) <= VALUE_LENGTH and text.isprintable() else printable(text, VALUE_LENGTH)
+    if len(text) <= VALUE_LENGTH and text.isprintable():
+        return value
+    return "\n".join(map(printable, text[:VALUE_LENGTH].split("\n")))
 
 
 def get_logger(room: str) -> FilteringBoundLogger:
@@ -81,13 +80,18 @@ def get_logger(room: str) -> FilteringBoundLogger:
 def _as_text(*, on_terminal: bool) -> list[Processor]:
     if on_terminal:
         stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False)
-        return [_without_id, stamp, structlog.dev.ConsoleRenderer()]
+        return [_without_id, _on_one_line, stamp, structlog.dev.ConsoleRenderer()]
     return [_without_id, LOGFMT]
 
 
 def _without_id(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     event.pop(MESSAGE_ID, None)
     return event
+
+
+def _on_one_line(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Let a value end no line of a terminal, where the next one would look like an event of ours."""
+    return {key: value.replace("\n", " ") if isinstance(value, str) else value for key, value in event.items()}
 
 
 def _as_fields(logger: WrappedLogger, method: str, event: EventDict) -> tuple[tuple[dict[str, str]], dict[str, Any]]:
