@@ -100,6 +100,12 @@ class ErrorCode(IntEnum):
 
     HEALTH_FAILED = 260
 
+    BOOT_READ_ONLY = 280  # the boot loader's file system can't be written
+    BOOT_ENTRY = 281  # no entry of a slot, or none can be made of what is there
+    BOOT_MISMATCH = 282  # the entry that was booted and the root that is mounted are of different slots
+    BOOT_OUTRANKED = 283  # something else would be booted whatever is armed
+    BOOT_FILES = 284  # the boot loader's file system or file isn't found or can't be used
+
     BOOT_FILE_NO_PLACE = 290  # a kernel, initrd or UKI that this host has no place for
     VERITY_NO_PLACE = 291
     SLOT_SET_INVALID = 292  # parts of a release that don't make a slot together

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from updated.config import HostSettings, SlotSettings
-from updated.errors import ErrorCode, LocalError
 from updated.slots.boot import BootControl
+from updated.slots.boot.efivars import read_loader_facts
+from updated.slots.boot.esp import MountedFolder, find_mounts
 from updated.slots.boot.gptprio import GptPrio
+from updated.slots.boot.systemd_boot import SystemdBoot
 from updated.slots.layout import HostPaths, Layout
+from updated.slots.partitions import Partitions
 from updated.slots.running import booted_partuuids, find_disk
 
 
@@ -39,12 +44,15 @@ def boot_control(slots: SlotSettings, host: HostPaths) -> BootControl:
     Raises:
         LocalError: SLOT_NOT_FOUND when the disk with the slots can't be found.
     """
-    if slots.boot_loader != "gptprio":
-        raise LocalError(
-            ErrorCode.CONFIG,
-            f"slots.boot_loader {slots.boot_loader} isn't supported yet",
-            hint="Use gptprio.",
-        )
     partuuids = booted_partuuids(host)
     disk = slots.disk or find_disk(partuuids, host)
-    return GptPrio(disk, booted_partuuids=partuuids, layout=layout_of(slots))
+    layout = layout_of(slots)
+    if slots.boot_loader == "gptprio":
+        return GptPrio(disk, booted_partuuids=partuuids, layout=layout, host=host)
+    # these boot loaders name a slot by its partition, so its type may be whatever the image's builder gave it
+    parts = Partitions(disk, booted_partuuids=partuuids, layout=replace(layout, type_guid=None), host=host)
+    return SystemdBoot(
+        parts,
+        folders=lambda: [MountedFolder(place) for place in find_mounts(host, slots.esp)],
+        facts=lambda: read_loader_facts(host.sysfs),
+    )

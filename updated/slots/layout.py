@@ -34,11 +34,13 @@ class Layout:
     Args:
         labels: the partition labels of slot A and slot B.
         verity_labels: those of their hash partitions; empty when they have none.
+        type_guid: the partition type that a slot must have; None: any, its label is enough.
         files: where a payload's further files go, by their names in it; `{slot}` in a path is a or b.
     """
 
     labels: tuple[str, str] = ("USR-A", "USR-B")
     verity_labels: tuple[str, ...] = ()
+    type_guid: str | None = COREOS_ROOTFS
     files: Mapping[str, Path] = field(default_factory=dict)
 
     def files_of(self, slot: Slot) -> dict[str, Path]:
@@ -70,17 +72,19 @@ class Slot:
         return self.priority > 0 and (self.successful or self.tries > 0)
 
 
-def find_entries(table: Table, labels: Sequence[str]) -> tuple[Entry, Entry]:
-    """Return the entries of slot A and slot B: of CoreOS's root type, with these labels, each once.
+def find_entries(table: Table, layout: Layout) -> tuple[Entry, Entry]:
+    """Return the entries of slot A and slot B: with the layout's labels and type, each once.
 
     Raises:
         LocalError: SLOT_NOT_FOUND, or GPT_INVALID when a slot shares its PARTUUID or sectors with another partition.
     """
     found = []
-    for label in labels:
-        matching = [entry for entry in table.entries if entry.label == label and entry.type_guid == COREOS_ROOTFS]
+    kind = layout.type_guid
+    for label in layout.labels:
+        matching = [entry for entry in table.partitions() if entry.label == label and kind in (None, entry.type_guid)]
         if len(matching) != 1:
-            raise not_found(f"the disk has {len(matching)} partitions labelled {label} of type {COREOS_ROOTFS}, not 1")
+            of_type = f" of type {kind}" if kind else ""
+            raise not_found(f"the disk has {len(matching)} partitions labelled {label}{of_type}, not 1")
         found.append(matching[0])
     _check_apart(table, found)
     return found[0], found[1]

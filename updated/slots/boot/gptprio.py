@@ -11,19 +11,15 @@ marked it; `confirm` lowers that too, and `arm` refuses rather than touch the en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.errors import ErrorCode, LocalError
 from updated.slots.boot import Contents
-from updated.slots.devices import partition_node
-from updated.slots.disk import Disk, FileDisk
 from updated.slots.gpt import COREOS_ROOTFS, NIBBLE, Entry, Table, priority_of, set_boot_bits, successful_of, tries_of
-from updated.slots.layout import NAMES, HostPaths, Layout, Slot, find_entries, find_verity, place_of, slot_of
-from updated.slots.tables import Found, read_table, write_table
-
-Opener = Callable[[bool], AbstractContextManager[Disk]]
+from updated.slots.layout import HostPaths, Layout, Slot, slot_of
+from updated.slots.partitions import Opener, Partitions, damage, refuse_other, refuse_without_fallback
+from updated.slots.tables import read_table, write_table
 
 
 class GptPrio:
@@ -46,11 +42,7 @@ class GptPrio:
         host: HostPaths | None = None,
         open_disk: Opener | None = None,
     ) -> None:
-        self._path = disk.resolve()
-        self._booted = booted_partuuids
-        self._layout = layout
-        self._host = host or HostPaths()
-        self._open_disk = open_disk or (lambda writable: FileDisk(self._path, writable=writable))
+        self._parts = Partitions(disk, booted_partuuids=booted_partuuids, layout=layout, host=host, open_disk=open_disk)
 
     def slots(self) -> tuple[Slot, ...]:
         """Return both slots, A first.
@@ -58,8 +50,7 @@ class GptPrio:
         Raises:
             LocalError: GPT_INVALID, SLOT_NOT_FOUND, BOOT_CONTROL.
         """
-        with self._disk(writable=False) as disk:
-            return self._slots(read_table(disk).table)
+        return self._parts.slots(self._parts.read().table)
 
     def booted(self) -> Slot:
         """Return the slot that runs.
@@ -67,7 +58,7 @@ class GptPrio:
         Raises:
             LocalError: SLOT_NOT_FOUND when it is none of the two or could be both; as `slots`.
         """
-        return self._running(self.slots())
+        return self._parts.running(self.slots())
 
     def unmark(self, slot: Slot) -> None:
         """Make a slot un-bootable: priority, tries and success all 0.
@@ -100,9 +91,9 @@ class GptPrio:
         Raises:
             LocalError: BOOT_CONTROL when `slot` isn't the running one; as `slots`.
         """
-        with self._disk(writable=True) as disk:
+        with self._parts.opened(writable=True) as disk:
             found = read_table(disk)
-            self._refuse_other(slot, self._running(self._slots(found.table)))
+            refuse_other(slot, self._parts.running(self._parts.slots(found.table)))
             if all(_proven(self._entry(copy, slot)) for copy in found.copies):
                 return
             wanted = self._confirmed(found.table, slot)
@@ -116,13 +107,13 @@ class GptPrio:
             LocalError: BOOT_CONTROL when `slot` isn't the running one or isn't on trial, or when the other slot isn't
                 proven; as `slots`.
         """
-        with self._disk(writable=True) as disk:
+        with self._parts.opened(writable=True) as disk:
             found = read_table(disk)
-            slots = self._slots(found.table)
-            running = self._running(slots)
-            self._refuse_other(slot, running)
-            other = next(one for one in slots if one.partuuid != running.partuuid)
-            refuse_giving_up(running, other)
+            slots = self._parts.slots(found.table)
+            running = self._parts.running(slots)
+            refuse_other(slot, running)
+            _refuse_proven(running)
+            refuse_without_fallback(running, next(one for one in slots if one.partuuid != running.partuuid))
             mine = self._entry(found.table, slot)
             spent = _with_bits(mine, priority_of(mine.attributes), 0, successful=False)
             if any(self._entry(copy, slot).attributes != spent.attributes for copy in found.copies):
@@ -134,7 +125,7 @@ class GptPrio:
         Raises:
             LocalError: BOOT_CONTROL; the disk is gone.
         """
-        return self._open_at(slot.place)
+        return self._parts.place(slot.place)
 
     def verity_of(self, slot: Slot) -> tuple[Path, int, int] | None:
         """Return node or image file, offset and size of the slot's hash partition; None without `slots.verity_labels`.
@@ -142,17 +133,11 @@ class GptPrio:
         Raises:
             LocalError: GPT_INVALID, SLOT_NOT_FOUND, BOOT_CONTROL.
         """
-        if not self._layout.verity_labels:
-            return None
-        with self._disk(writable=False) as disk:
-            table = read_table(disk).table
-        entry = find_verity(table, self._layout)[NAMES.index(slot.name)]
-        place = place_of(entry, table.sector_size)
-        return (*self._open_at(place), len(place))
+        return self._parts.verity_of(slot)
 
     def files_of(self, slot: Slot) -> Mapping[str, Path]:
         """Return the places that the settings name for a payload's kernel and initrd."""
-        return self._layout.files_of(slot)
+        return self._parts.layout.files_of(slot)
 
     def notes(self) -> tuple[str, ...]:
         """Return which disk it is, and what is wrong with either copy of its table.
@@ -160,65 +145,20 @@ class GptPrio:
         Raises:
             LocalError: GPT_INVALID, BOOT_CONTROL.
         """
-        with self._disk(writable=False) as disk:
-            found = read_table(disk)
-        return (f"the slots are partitions of {self._path}, chosen by their GPT attributes (gptprio)", *damage(found))
-
-    def _open_at(self, place: range) -> tuple[Path, int]:
-        try:
-            node = partition_node(self._path, place, self._host) if self._path.is_block_device() else None
-        except OSError as error:
-            raise self._failed("looked at", error) from error
-        return (node, 0) if node else (self._path, place.start)
-
-    def _slots(self, table: Table) -> tuple[Slot, ...]:
-        entries = find_entries(table, self._layout.labels)
-        return tuple(slot_of(name, entry, table.sector_size) for name, entry in zip(NAMES, entries, strict=True))
-
-    def _running(self, slots: tuple[Slot, ...]) -> Slot:
-        running = [slot for slot in slots if slot.partuuid in self._booted]
-        if len(running) == 1:
-            return running[0]
-        raise LocalError(
-            ErrorCode.SLOT_NOT_FOUND,
-            f"this system runs from {' and '.join(self._booted) or 'no known partition'}:"
-            f" {'both slots' if running else 'no slot'} of {self._path}",
-            hint="Look at slots.disk and slots.labels in the settings, and at root= of the kernel command line.",
-        )
+        how = f"The slots are partitions of {self._parts.path}; their GPT attributes choose (gptprio)."
+        return (how, *damage(self._parts.read()))
 
     def _change(self, slot: Slot, bits: Callable[[Table], tuple[int, int, bool]]) -> None:
         """Set another slot's boot bits in both copies, unless each good copy has them already.
 
         A damaged copy is made anew with the change; where nothing needs to change, nothing is repaired either.
         """
-        with self._disk(writable=True) as disk:
+        with self._parts.opened(writable=True) as disk:
             found = read_table(disk)
-            self._refuse(slot, self._running(self._slots(found.table)))
+            self._parts.refuse_running(slot, self._parts.running(self._parts.slots(found.table)))
             changed = _with_bits(self._entry(found.table, slot), *bits(found.table))
             if any(self._entry(copy, slot).attributes != changed.attributes for copy in found.copies):
                 write_table(disk, found, found.table.changed(changed))
-
-    def _refuse(self, slot: Slot, running: Slot) -> None:
-        if slot.partuuid in (*self._booted, running.partuuid):
-            raise RefusedError(
-                ErrorCode.TARGET_IS_RUNNING,
-                f"slot {slot.name} is the one that runs",
-                hint="This is a fault of the configuration or of the agent; nothing was changed.",
-            )
-        if not (running.successful and running.priority):
-            raise LocalError(
-                ErrorCode.BOOT_CONTROL,
-                f"slot {running.name}, which runs, isn't marked good: without slot {slot.name} nothing might boot",
-                hint="Wait until this boot is confirmed; `update-ctl status` tells what it waits for.",
-            )
-
-    def _refuse_other(self, slot: Slot, running: Slot) -> None:
-        if running.partuuid != slot.partuuid:
-            raise LocalError(
-                ErrorCode.BOOT_CONTROL,
-                f"slot {slot.name} isn't the one that runs, so nobody can tell whether it is good",
-                hint="This is a fault of the configuration or of the agent; nothing was changed.",
-            )
 
     def _priority_above(self, table: Table, slot: Slot) -> int:
         highest = max(priority_of(entry.attributes) for entry in _roots(table) if entry.guid != slot.partuuid)
@@ -226,7 +166,7 @@ class GptPrio:
             raise LocalError(
                 ErrorCode.BOOT_CONTROL,
                 f"another slot has the highest priority there is, {highest}",
-                hint=f"Lower it: `cgpt add -i NUMBER -P 1 {self._path}`. The agent itself keeps them at 1 to 3.",
+                hint=f"Lower it: `cgpt add -i NUMBER -P 1 {self._parts.path}`. The agent itself keeps them at 1 to 3.",
             )
         return highest + 1
 
@@ -234,7 +174,7 @@ class GptPrio:
         """Return the table with `slot` marked good, above all that may boot unless somebody armed another above it."""
         mine = self._entry(table, slot)
         priority = priority_of(mine.attributes)
-        other = next(entry for entry in find_entries(table, self._layout.labels) if entry.guid != slot.partuuid)
+        other = next(entry for entry in self._parts.entries(table) if entry.guid != slot.partuuid)
         if slot_of("", other, table.sector_size).bootable and priority_of(other.attributes) > priority:
             return table.changed(_with_bits(mine, max(priority, 1), 0, successful=True))
         other = _with_bits(
@@ -248,61 +188,14 @@ class GptPrio:
         return table.changed(_with_bits(mine, min(highest + 1, NIBBLE), 0, successful=True))
 
     def _entry(self, table: Table, slot: Slot) -> Entry:
-        for entry in find_entries(table, self._layout.labels):
+        for entry in self._parts.entries(table):
             if entry.guid == slot.partuuid:
                 return entry
         raise LocalError(
             ErrorCode.SLOT_NOT_FOUND,
-            f"slot {slot.name} is gone from {self._path}",
+            f"slot {slot.name} is gone from {self._parts.path}",
             hint="Look at the disk with `lsblk`.",
         )
-
-    @contextmanager
-    def _disk(self, *, writable: bool) -> Iterator[Disk]:
-        try:
-            with self._open_disk(writable) as disk:
-                yield disk
-        except OSError as error:
-            raise self._failed("written" if writable else "read", error) from error
-
-    def _failed(self, what: str, error: OSError) -> LocalError:
-        return LocalError(
-            ErrorCode.BOOT_CONTROL,
-            f"the partition table of {self._path} can't be {what}: {error}",
-            hint="Look at the disk and the kernel's log (`dmesg`).",
-        )
-
-
-def refuse_giving_up(running: Slot, other: Slot) -> None:
-    """Refuse to end a trial that isn't one, or after which nothing proven would boot.
-
-    Raises:
-        LocalError: BOOT_CONTROL.
-    """
-    if running.successful:
-        raise LocalError(
-            ErrorCode.BOOT_CONTROL,
-            f"slot {running.name}, which runs, is marked good already: there is no trial to give up",
-            hint="This is a fault of the agent; nothing was changed.",
-        )
-    if not (other.successful and other.bootable):
-        raise LocalError(
-            ErrorCode.BOOT_CONTROL,
-            f"slot {other.name} isn't proven, so that slot {running.name} may be all that boots",
-            hint="Repair what the health gate names; nothing was changed.",
-        )
-
-
-def damage(found: Found) -> tuple[str, ...]:
-    """Return what is wrong with the two copies of a table, in sentences."""
-    said = [
-        f"the {name} copy of the partition table is damaged: {problem}; the next change of a slot writes it anew"
-        for name, problem in (("primary", found.primary_damage), ("backup", found.backup_damage))
-        if problem
-    ]
-    if found.other is not None and found.other.entries != found.table.entries:
-        said.append("the two copies of the partition table differ; the primary one counts")
-    return tuple(said)
 
 
 def _roots(table: Table) -> list[Entry]:
@@ -313,6 +206,15 @@ def _proven(entry: Entry) -> bool:
     """Tell whether a running slot's entry is as `confirm` leaves it, with room above."""
     bits = entry.attributes
     return successful_of(bits) and tries_of(bits) == 0 and 0 < priority_of(bits) < NIBBLE
+
+
+def _refuse_proven(running: Slot) -> None:
+    if running.successful:
+        raise LocalError(
+            ErrorCode.BOOT_CONTROL,
+            f"slot {running.name}, which runs, is marked good already: there is no trial to give up",
+            hint="This is a fault of the agent; nothing was changed.",
+        )
 
 
 def _with_bits(entry: Entry, priority: int, tries: int, successful: bool) -> Entry:
