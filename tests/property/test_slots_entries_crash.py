@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.campaign import scale
 from tests.support.esp import EspHost, make_uki
 from tests.support.fat import Files, RecordedFat, State, cuts
 from tests.support.sdboot import NothingToBootError, menu, next_boot
@@ -202,12 +203,15 @@ def test_the_recorder_loses_what_was_not_flushed() -> None:
 
 
 def test_every_bit_of_an_armed_entry(tmp_path: Path) -> None:
-    """With any bit of the armed slot's entry flipped, boots that nobody confirms still end in the old slot."""
+    """With a bit of the armed slot's entry flipped, boots that nobody confirms still end in the old slot.
+
+    Every 11th bit, or all of them in a campaign.
+    """
     scene = Scene(EspHost(tmp_path), uki=False)
     scene.update("6.0")
     path = "loader/entries/slot-b+2.conf"
     whole = dict(scene.fat.files)
-    for bit in range(len(whole[path]) * 8):
+    for bit in range(0, len(whole[path]) * 8, scale(11, 1)):
         damaged = bytearray(whole[path])
         damaged[bit // 8] ^= 1 << bit % 8
         scene.fat.files = {**whole, path: bytes(damaged)}

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from tests.support.disks import make_disk
 from tests.support.sdboot import Item, Tree, boot, next_boot
-from tests.support.slots import partuuid_of
+from tests.support.slots import other_slot, partuuid_of
+from updated.slots.boot import Contents
 from updated.slots.boot.efivars import LoaderFacts
 from updated.slots.boot.esp import BootFolder, MountedFolder
 from updated.slots.boot.systemd_boot import SystemdBoot
 from updated.slots.layout import Layout, Slot
 from updated.slots.partitions import Opener, Partitions
 
-HASHES = ("HASH-A", "HASH-B")
+FILES = Contents("2.0", frozenset({"kernel", "initrd"}))
+IMAGE = Contents("2.0", frozenset({"uki"}))
 
 
 def make_uki(version: str, cmdline: str, kernel: bytes = b"kernel", image_id: str = "os") -> bytes:
@@ -114,3 +116,23 @@ class EspHost:
 
     def entries(self) -> list[str]:
         return Tree(self.esp).listing("loader/entries") + Tree(self.esp).listing("EFI/Linux")
+
+
+def update(host: EspHost, contents: Contents = FILES, tries: int = 3) -> SystemdBoot:
+    """Install into the slot that doesn't run, as the agent does, and arm it."""
+    control = host.control()
+    slot = other_slot(control)
+    control.unmark(slot)
+    if "uki" in contents.files:
+        root = f"root=PARTUUID={slot.partuuid}"
+        host.stage(control, slot, uki=make_uki(contents.version, root, contents.version.encode()))
+    else:
+        host.stage(control, slot, kernel=f"kernel {contents.version}".encode(), initrd=b"initrd")
+    control.arm(slot, tries, contents)
+    return control
+
+
+def confirm(host: EspHost) -> SystemdBoot:
+    control = host.control()
+    control.confirm(control.booted())
+    return control
