@@ -11,7 +11,7 @@ from typing import Any
 from lockd.local_settings import AlertSettings
 from updated.common import web
 from updated.common.document import read_json
-from updated.common.durable import read_bounded
+from updated.common.ownership import read_owned
 from updated.common.text import printable
 from updated.common.urls import shown_url
 from updated.common.web import WebAnswer, WebBounds, WebError, WebTimeoutError, tls_context, told_by
@@ -63,7 +63,7 @@ async def _fetch(settings: AlertSettings) -> WebAnswer:
     context = tls_context(settings.ca_file)
     headers = {}
     if settings.token_file:
-        headers["Authorization"] = f"Bearer {read_bounded(settings.token_file, 4096).decode('ascii').strip()}"
+        headers["Authorization"] = f"Bearer {read_owned(settings.token_file, 4096).decode('ascii').strip()}"
     url, bounds = settings.url.rstrip("/") + "/api/v1/query", WebBounds(settings.timeout_secs, ANSWER_LIMIT)
     async with web.open_client(context, timeout_secs=settings.timeout_secs, headers=headers) as client:
         return await web.ask(client, "GET", url, bounds, params={"query": settings.query})

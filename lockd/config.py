@@ -26,6 +26,7 @@ from lockd.update_conf import KEYS, translate
 from lockd.windows import Blackout, Window, check_duration, parse_blackout, parse_start, parse_weekday
 from updated.common.durable import read_bounded
 from updated.common.log import check_level
+from updated.common.ownership import read_owned
 from updated.common.schema import fill
 from updated.common.settings import (
     Layers,
@@ -187,7 +188,7 @@ def _read_layers(explicit: Path | None) -> Layers:
     if explicit is None or explicit.suffix != ".conf":
         return load_layers("lockd", explicit)
     layers = Layers()
-    layers.put(translate(read_key_values(explicit, required=True)), str(explicit))
+    layers.put(translate(read_key_values(explicit, required=True, owned=True)), str(explicit))
     return layers
 
 
@@ -195,7 +196,7 @@ def _put_update_conf(layers: Layers, settings: Settings, environ: Mapping[str, s
     """Lay locksmith's settings under everything else; of the system's files any may be missing."""
     values: dict[str, str] = {}
     for path in settings.update_conf or (() if explicit else UPDATE_CONF):
-        values |= read_key_values(path, required=bool(settings.update_conf) or path.is_symlink())
+        values |= read_key_values(path, required=bool(settings.update_conf) or path.is_symlink(), owned=True)
     below = Layers()
     below.put(translate(values | {key: environ[key] for key in KEYS if environ.get(key)}), LOCKSMITH)
     layers.put({key: value for key, value in below.values.items() if key not in layers.values}, LOCKSMITH)
@@ -248,7 +249,7 @@ def read_password(settings: EtcdSettings) -> str:
     if settings.password_file is None:
         return ""
     try:
-        return read_bounded(settings.password_file, 4096).decode().rstrip("\n")
+        return read_owned(settings.password_file, 4096).decode().rstrip("\n")
     except (OSError, ValueError) as error:
         raise _unreadable(f"{settings.password_file} can't be read: {error}") from error
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lockd import fleetlock_codec as codec
 from lockd.errors import ErrorCode, LocalError
-from updated.common.durable import read_bounded
+from updated.common.ownership import read_owned
 
 SECRET_LIMIT = 4096  # bytes
 
@@ -72,7 +72,7 @@ def read_tokens(path: Path | None) -> tuple[str, ...]:
     if path is None:
         return ()
     try:
-        lines = read_bounded(path, SECRET_LIMIT).decode("ascii").splitlines()
+        lines = read_owned(path, SECRET_LIMIT).decode("ascii").splitlines()
     except (OSError, ValueError) as error:
         raise LocalError(
             ErrorCode.STATE, f"{path} can't be read: {error}", hint="Check the file and who may read it."

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lockd.local_settings import HOOK_DIRS
 from updated.common.log import get_logger
+from updated.common.ownership import writable_by_others
 from updated.common.process import run
 
 logger = get_logger("hooks")
@@ -106,13 +107,14 @@ def _is_masked(path: Path) -> bool:
 
 def _unfit(path: Path) -> str:
     try:
-        mode = path.stat().st_mode
+        found, folder = path.stat(), path.parent.stat()
     except OSError as error:
         return f"can't be read: {error.strerror}"
-    if not stat.S_ISREG(mode):
+    if not stat.S_ISREG(found.st_mode):
         return "is no file"
-    if mode & stat.S_IWOTH:
-        return "may be changed by everybody: chmod o-w"
+    problem, of_folder = writable_by_others(found), writable_by_others(folder)
+    if problem or of_folder:
+        return f"can't be trusted: {problem}" if problem else f"can't be trusted: of {path.parent}, {of_folder}"
     return "" if os.access(path, os.X_OK) else "isn't executable: chmod +x, or remove it"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
 
 from tests.support.figures import gather
 from tests.support.verdicts import Scenario, starter, table
+
+os.umask(0o022)  # files of settings and keys that a group may write are refused, whatever the developer's shell makes
 
 
 @pytest.fixture(scope="session")

@@ -186,7 +186,7 @@ def shown(settings: Settings) -> dict[str, Any]:
 
 def _put_update_conf(layers: Layers) -> None:
     for path in reversed(UPDATE_CONF):
-        found = read_key_values(path)
+        found = read_key_values(path, owned=True)
         for key, dotted in UPDATE_CONF_KEYS.items():
             if key in found:
                 layers.values[dotted] = found[key]

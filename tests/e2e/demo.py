@@ -7,6 +7,7 @@ Played: the firmware. A boot loader model that shares no code with the product r
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -252,6 +253,7 @@ def forge(release: Path) -> None:
 
 def main() -> None:
     """Play the demo in a directory that is removed afterwards."""
+    os.umask(0o022)  # settings and keys that a group may write are refused, whatever the shell makes
     if sys.flags.optimize:
         raise SystemExit("run the demo without -O: it looks with assert")
     with tempfile.TemporaryDirectory(prefix="updated-demo-") as directory, ExitStack() as stack:

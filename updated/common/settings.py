@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from updated.common.durable import read_bounded
+from updated.common.ownership import read_owned, writable_by_others
+
 ROOTS = (Path("/etc"), Path("/run"), Path("/usr/lib"))  # highest precedence first
 FILE_LIMIT = 256 * 1024  # bytes
 
@@ -105,6 +108,9 @@ def _drop_ins(folders: Sequence[Path]) -> list[Path]:
 
 def _toml_files(folder: Path) -> list[Path]:
     try:
+        problem = writable_by_others(folder.stat())
+        if problem:
+            raise OSError(0, problem)
         return [path for path in folder.iterdir() if path.name.endswith(".toml")]
     except OSError as error:
         raise _unreadable(folder, "listed", error) from error
@@ -114,30 +120,35 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Parse one file; /dev/null and an empty file are an empty table.
 
     Raises:
-        SettingsError: unreadable, over 256 KiB, or not TOML.
+        SettingsError: unreadable, over 256 KiB, not TOML, or others than root and the user that this runs as may write
+            it.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(FILE_LIMIT + 1)
-        if len(data) > FILE_LIMIT:
-            raise SettingsError(f"{path} is over {FILE_LIMIT} bytes")
-        return tomllib.loads(data.decode())
+        data = read_owned(path, FILE_LIMIT)
     except OSError as error:
         raise _unreadable(path, "read", error) from error
+    except ValueError as error:
+        raise SettingsError(f"{path} is over {FILE_LIMIT} bytes") from error
+    try:
+        return tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:  # a number of over 4300 digits is a plain ValueError
         raise SettingsError(f"{path} is not TOML: {error}") from error
 
 
-def read_key_values(path: Path, *, required: bool = False) -> dict[str, str]:
+def read_key_values(path: Path, *, required: bool = False, owned: bool = False) -> dict[str, str]:
     """Parse KEY=VALUE lines as update.conf and os-release have them: `#` comments, one pair of quotes removed.
 
-    A byte order mark is no part of the first key. A file that isn't there is empty, unless it is `required`.
+    A byte order mark is no part of the first key. A file that isn't there is empty, unless it is `required`. What is
+    `owned` are settings: only root, or the user that this runs as, may be able to write them.
 
     Raises:
-        SettingsError: the file can't be read.
+        SettingsError: the file can't be read, is over 256 KiB, or may be written by others.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        read = read_owned if owned else read_bounded
+        text = read(path, FILE_LIMIT).decode("utf-8-sig", errors="replace")
+    except ValueError as error:
+        raise SettingsError(f"{path} is over {FILE_LIMIT} bytes") from error
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not required:
             return {}

@@ -16,6 +16,7 @@ from updated.ctl.by_hand import apply, install, roll_back
 from updated.ctl.client import Daemon, Request, open_daemon
 from updated.ctl.watch import follow, wait_settled
 from updated.errors import ErrorCode, LocalError, RefusedError
+from updated.install.keys import read_keyring
 
 
 def main() -> None:
@@ -182,6 +183,19 @@ async def _reload(daemon: Daemon, arguments: argparse.Namespace) -> int:
     return cli.Exit.DONE
 
 
+def _check_keys(directory: Path) -> None:
+    """Refuse keys that can't be understood; that there is none yet is told by the first update.
+
+    Raises:
+        RefusedError: KEY_UNREADABLE, KEY_WEAK, KEY_REVOKED.
+    """
+    try:
+        read_keyring(directory)
+    except RefusedError as error:
+        if error.code is not ErrorCode.KEY_MISSING:
+            raise
+
+
 def _config(arguments: argparse.Namespace) -> int:
     loaded = load(arguments.config, os.environ)
     if arguments.action == "check":
@@ -191,6 +205,7 @@ def _config(arguments: argparse.Namespace) -> int:
                 f"unknown setting: {', '.join(f'{key} in {loaded.layers.origin[key]}' for key in loaded.unknown)}",
                 hint="Correct or remove it; updated.toml of the product lists all settings.",
             )
+        _check_keys(loaded.settings.trust.keys_dir)
         print("The configuration is right.")
         return cli.Exit.DONE
     values = shown(loaded.settings)

@@ -6,6 +6,7 @@ keyring that can't be loaded whole is no keyring: nothing here fails open.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,7 @@ from updated.payload.manifest import Identity
 
 MIN_BITS = 2048
 EXPONENT = 65537
+BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----[^-]*-----END \1-----")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,9 @@ def load_keyring(pems: Mapping[str, bytes], revoked: Mapping[str, bytes] | None 
             "no trusted key is installed",
             hint="Put the release engineers' public key (PEM) into the directory trust.keys_dir.",
         )
-    keys = [load_key(name, pem) for name, pem in sorted(pems.items())]
-    gone = {_load_rsa(name, pem)[1] for name, pem in (revoked or {}).items()}
+    keys = [load_key(called, one) for name, pem in sorted(pems.items()) for called, one in split_bundle(name, pem)]
+    bundles = [split_bundle(name, pem) for name, pem in (revoked or {}).items()]
+    gone = {_load_rsa(called, one)[1] for bundle in bundles for called, one in bundle}
     left = tuple(key for key in keys if key.fingerprint not in gone)
     if not left:
         raise RefusedError(
@@ -73,6 +76,24 @@ def load_keyring(pems: Mapping[str, bytes], revoked: Mapping[str, bytes] | None 
             hint="Install the new public key of the release engineers.",
         )
     return Keyring(left)
+
+
+def split_bundle(name: str, pem: bytes) -> list[tuple[str, bytes]]:
+    """Return each block of a PEM file (RFC 7468) with a name, `a.pem` for the only one, `a.pem#2` for a second.
+
+    What is between blocks is a comment, unless a block seems to begin or to end there.
+
+    Raises:
+        RefusedError: KEY_UNREADABLE; there is none, or a block that isn't whole.
+    """
+    blocks = [found[0] for found in BLOCK.finditer(pem)]
+    if not blocks or b"-----" in BLOCK.sub(b"", pem):
+        raise RefusedError(
+            ErrorCode.KEY_UNREADABLE,
+            f"the key {name} can't be read: it is no PEM, or a block in it has no beginning or no end",
+            hint="Replace or remove the file.",
+        )
+    return [(f"{name}#{number}" if number > 1 else name, block) for number, block in enumerate(blocks, 1)]
 
 
 def load_key(name: str, pem: bytes) -> TrustedKey:
