@@ -18,17 +18,25 @@ cd "$(dirname "$0")"
 demo_programs="etcd:etcd-server dbus-daemon:dbus mkfs.ext4:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs sfdisk:fdisk"
 test_programs="git:git setpriv:util-linux dbus-send:dbus mkfs.erofs:erofs-utils fsck.erofs:erofs-utils cgpt:cgpt
     systemd-analyze:systemd openssl:openssl curl:curl veritysetup:cryptsetup-bin objcopy:binutils
-    systemd-nspawn:systemd-container mmdebstrap:mmdebstrap losetup:mount partx:util-linux nsenter:util-linux"
+    systemd-nspawn:systemd-container mmdebstrap:mmdebstrap losetup:mount partx:util-linux nsenter:util-linux
+    qemu-system-x86_64:qemu-system-x86 mkfs.vfat:dosfstools mcopy:mtools strip:binutils depmod:kmod
+    busybox:busybox-static grub-mkimage:grub-common"
+# file:package, for packages without a program
+test_files="/usr/share/OVMF/OVMF_CODE_4M.fd:ovmf /usr/lib/systemd/boot/efi/systemd-bootx64.efi:systemd-boot-efi
+    /usr/lib/grub/i386-pc/boot.img:grub-pc-bin"
 
 case $profile in
-    demo) programs=$demo_programs lock=requirements.lock ;;
-    test) programs="$demo_programs $test_programs" lock=requirements-dev.lock ;;
+    demo) programs=$demo_programs files= lock=requirements.lock ;;
+    test) programs="$demo_programs $test_programs" files=$test_files lock=requirements-dev.lock ;;
     *) echo "usage: bootstrap.sh demo|test" >&2; exit 2 ;;
 esac
 
 missing_packages() {
     for pair in $programs; do
         command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
+    done
+    for pair in $files; do
+        [ -e "${pair%%:*}" ] || echo "${pair#*:}"
     done
     command -v "$python" >/dev/null || echo python3
     [ -e /usr/share/zoneinfo/UTC ] || echo tzdata  # reboot windows have time zones

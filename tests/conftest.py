@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.campaign import long_too
 from tests.support.figures import gather
 from tests.support.verdicts import Scenario, starter, table
 
@@ -23,6 +24,15 @@ def anyio_backend() -> str:
 def scenario(record_property: Callable[[str, object], None]) -> Callable[[str, str], Scenario]:
     """Begin a row of the table of `make e2e`: `scenario("nspawn", "update A to B").booted("A")`."""
     return starter(record_property)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave tests marked `long` to `make e2e` and `make campaign`; pytest says how many it deselected."""
+    if long_too():
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

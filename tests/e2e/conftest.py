@@ -12,6 +12,7 @@ from fixtures.image.slot import SystemRelease, slot_image
 from tests.support.nspawn import NspawnHost
 from tests.support.nspawn_server import ReleaseServer
 from tests.support.verdicts import Scenario
+from tests.support.vm.site import Site, serving
 
 MakeHost = Callable[..., NspawnHost]
 StartRow = Callable[[str, str], Scenario]
@@ -36,4 +37,11 @@ def nspawn_host(tmp_path: Path) -> Iterator[MakeHost]:
 def release_server(tmp_path: Path) -> Iterator[ReleaseServer]:
     """The product's server, without a release."""
     with ReleaseServer(tmp_path / "releases") as running:
+        yield running
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """The operator of virtual machines: a server without a release."""
+    with serving(tmp_path / "site") as running:
         yield running

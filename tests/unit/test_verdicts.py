@@ -33,3 +33,12 @@ def test_table_tells_of_each_boot(scenario: Callable[[str, str], Scenario]) -> N
 def test_table_without_scenarios_is_empty() -> None:
     """A run that booted nothing prints no table, and a test's teardown is no second row."""
     assert table([_report(None, "passed"), _report(Scenario("vm", "x"), "passed", when="teardown")]) == []
+
+
+def test_one_test_may_play_several_scenarios() -> None:
+    """Scenarios of one test share its verdict, and each has its own seconds."""
+    one, two = Scenario("vm", "1"), Scenario("vm", "2")
+    two.row["begun"] = one.row["begun"] + 4.0
+    report = _report(one, "passed")
+    report.user_properties.append(("scenario", two.row))
+    assert [line.split()[-1] for line in table([report])[2:]] == ["4", "8"]
