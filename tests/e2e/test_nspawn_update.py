@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from fixtures.image.slot import SystemRelease, slot_digest
 from tests.e2e.conftest import MakeHost, StartRow
+from tests.support.nspawn_able import needs_machine
 from tests.support.nspawn_server import ReleaseServer
+
+pytestmark = needs_machine()
 
 NEXT = SystemRelease("1.1.0")
 

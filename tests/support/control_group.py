@@ -19,6 +19,10 @@ class ControlGroup:
         """Return a command line that enters the group and becomes `command`."""
         return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self.path), *command]
 
+    def processes(self) -> list[int]:
+        """Return the process ids of all that runs in it."""
+        return [int(pid) for file in self.path.rglob("cgroup.procs") for pid in file.read_text().split()]
+
     def remove(self) -> None:
         """End whatever is left in it, and take it away with all groups below."""
         if self.path.exists():

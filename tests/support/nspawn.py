@@ -15,6 +15,7 @@ import mmap
 import os
 import signal
 import subprocess
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,11 +55,6 @@ LIMITS = (
             "updated/conf.d/10-nspawn.toml": '[host]\nboot_id = "/run/boot-id"\n',
             "lockd/conf.d/10-nspawn.toml": 'boot_id_file = "/run/boot-id"\n',
         },
-    ),
-    Limit(
-        "updated may write to loop devices",
-        "the disk is an image file behind a loop device (partitions of it are block-blkext, as on many machines)",
-        {"systemd/system/updated.service.d/10-nspawn.conf": "[Service]\nDeviceAllow=block-loop rw\n"},
     ),
     Limit(
         "the container may load BPF programs",
@@ -322,14 +318,14 @@ class NspawnHost:
             *(option for limit in LIMITS for option in limit.options),
         ]  # fmt: skip
         self._group = ControlGroup(f"nspawn-{self.machine_id}")
-        command = self._group.enter_first(command)
+        command = self._group.enter_first([*new_clock(), *command])
         self._child = Process(command, self.folder / "console.log", {**ENV, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
         self.leader = wait_for(self._find_leader, "first process of the machine", self._child)
 
     def _find_leader(self) -> int | None:
-        """Return systemd's process: the child of systemd-nspawn that is the first of a process namespace of its own."""
-        own = self._running().child.pid
-        for pid in Path(f"/proc/{own}/task/{own}/children").read_text().split():
+        """Return systemd's process: the one of the group that is the first of a process namespace of its own."""
+        assert self._group is not None
+        for pid in self._group.processes():
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
                 name = Path(f"/proc/{pid}/comm").read_text().strip()
@@ -349,6 +345,13 @@ class NspawnHost:
             if process.child.poll() is None:
                 process.child.send_signal(signal.SIGCONT)
         return False
+
+
+def new_clock() -> list[str]:
+    """Return how to start a command for which the time since the boot begins now, as it does for a machine."""
+    since = {"--monotonic": time.CLOCK_MONOTONIC, "--boottime": time.CLOCK_BOOTTIME}
+    offsets = [part for option, clock in since.items() for part in (option, f"-{int(time.clock_gettime(clock))}")]
+    return ["unshare", "--fork", "--time", *offsets, "--"]
 
 
 def _copies(descriptor: int) -> dict[str, Choice]:

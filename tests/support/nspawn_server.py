@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from fixtures.image import cache
 from fixtures.image.slot import SystemRelease, slot_image
 from fixtures.image.system import keys
 from tests.support.etcd import free_port
@@ -19,16 +21,42 @@ initial_delay_secs = 3600.0
 """
 
 
-def build_release(release: SystemRelease, out: Path, *options: str, rollback_index: int = 1) -> Path:
-    """Build the release of a slot's image into `out`, uncompressed to save time; return its release.json."""
-    command = [
-        "build", str(slot_image(release)), "--product", PRODUCT, "--channel", "stable", "--version", release.version,
-        "--rollback-index", str(rollback_index), "--key", str(keys() / "private.pem"), "--out", str(out),
-        "--compression", "none", *options,
+def build_release(
+    release: SystemRelease, out: Path, *options: str, rollback_index: int = 1, key: Path | None = None
+) -> Path:
+    """Build the release of a slot's image, uncompressed to save time, or take a cached one; return its release.json.
+
+    Args:
+        release: what it brings.
+        out: where its files go.
+        options: further ones of `update-payload build`.
+        rollback_index: its own.
+        key: what signs it; None: the key that the images trust.
+    """
+    key = key or keys() / "private.pem"
+    image = slot_image(release)
+    arguments = [
+        "build", str(image), "--product", PRODUCT, "--channel", "stable", "--version", release.version,
+        "--rollback-index", str(rollback_index), "--key", str(key), "--compression", "none", *options,
     ]  # fmt: skip
-    done = run_tool("update-payload", *command)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip().splitlines()[-1])
+
+    def make(folder: Path) -> None:
+        done = run_tool("update-payload", *arguments, "--out", folder)
+        assert done.returncode == 0, done.stderr
+
+    built = cache.cached("release", f"{release.version}-{cache.digest(*arguments, key.read_bytes())}", make)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in built.iterdir():
+        (out / file.name).unlink(missing_ok=True)
+        _link(file, out / file.name)
+    return next(out.glob(f"*-{release.version}.release.json"))
+
+
+def _link(file: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(file)
+    except OSError:  # on another file system
+        shutil.copyfile(file, path)
 
 
 class ReleaseServer:
@@ -57,9 +85,9 @@ class ReleaseServer:
         if self._server is not None:
             self._server.stop()
 
-    def publish(self, release: SystemRelease, *options: str, rollback_index: int = 1) -> None:
+    def publish(self, release: SystemRelease, *options: str, rollback_index: int = 1, key: Path | None = None) -> None:
         """Build a release and offer it to everybody."""
-        made = build_release(release, self.folder, *options, rollback_index=rollback_index)
+        made = build_release(release, self.folder, *options, rollback_index=rollback_index, key=key)
         done = run_tool("update-server", "publish", self.folder, made, "--channel", "stable")
         assert done.returncode == 0, done.stderr
 
