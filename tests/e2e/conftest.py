@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from fixtures.image.slot import SystemRelease, slot_image
+from tests.e2e.releases import FIRST
 from tests.support.nspawn import NspawnHost
+from tests.support.nspawn_group import TicketGroup
 from tests.support.nspawn_server import ReleaseServer
 from tests.support.verdicts import Scenario
 from tests.support.vm.site import Site, serving
 
 MakeHost = Callable[..., NspawnHost]
 StartRow = Callable[[str, str], Scenario]
-FIRST = SystemRelease("1.0.0")
 
 
 @pytest.fixture
@@ -31,6 +32,13 @@ def nspawn_host(tmp_path: Path) -> Iterator[MakeHost]:
             return stack.enter_context(host)
 
         yield make
+
+
+@pytest.fixture
+def ticket_group(tmp_path: Path) -> Iterator[TicketGroup]:
+    """A group of hosts with one reboot slot."""
+    with TicketGroup(tmp_path / "group") as running:
+        yield running
 
 
 @pytest.fixture

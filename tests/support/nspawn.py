@@ -139,15 +139,30 @@ class NspawnHost:
             raise
         return choice
 
+    def boot_dead(self) -> Choice:
+        """Let the boot loader pick a slot whose system ends at once without a word, as after a kernel's panic."""
+        assert self._child is None, "it runs"
+        choice = boot(self.disk)
+        self.boots.append(choice.label)
+        try:
+            self._mount(choice)
+            self._start(lives=False)
+            assert self.wait_end() != REBOOT_CODE
+        finally:
+            self.cut()
+        return choice
+
     def wait_started(self) -> str:
-        """Wait until systemd has nothing left to start; return its word for that: running, degraded, ..."""
+        """Wait until systemd has nothing left to start; return its word for that, `ended` if the machine has ended."""
 
         def look() -> str | None:
+            if self._ended():
+                return "ended"  # a bad release may be given up before all of it has started
             done = self.run("systemctl", "is-system-running", check=False)
             state = done.stdout.strip()
             return state if state in ("running", "degraded", "maintenance") else None
 
-        return wait_for(look, "end of the boot", self._running(), secs=BOOT_SECS)
+        return wait_for(look, "end of the boot", secs=BOOT_SECS)
 
     def wait_end(self, secs: float = BOOT_SECS) -> int:
         """Wait until the container has ended by itself, let its disk go; return the exit code (REBOOT_CODE, or 0)."""
@@ -305,7 +320,7 @@ class NspawnHost:
         self._pending.clear()
         (self.folder / "boot-id").write_text(f"{uuid.uuid4()}\n")
 
-    def _start(self) -> None:
+    def _start(self, *, lives: bool = True) -> None:
         assert self._devices is not None
         root, var = self.folder / "root", self.folder / "var"
         nodes = [self._devices.whole, *self._devices.parts.values()]
@@ -320,7 +335,8 @@ class NspawnHost:
         self._group = ControlGroup(f"nspawn-{self.machine_id}")
         command = self._group.enter_first([*new_clock(), *command])
         self._child = Process(command, self.folder / "console.log", {**ENV, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
-        self.leader = wait_for(self._find_leader, "first process of the machine", self._child)
+        if lives:
+            self.leader = wait_for(self._find_leader, "first process of the machine", self._child)
 
     def _find_leader(self) -> int | None:
         """Return systemd's process: the one of the group that is the first of a process namespace of its own."""
