@@ -15,8 +15,9 @@ from tests.support.vm.disk import MachineDisk
 from tests.support.vm.qemu import HOST, DirectBoot, Firmware, Guest, Hardware
 
 PRODUCT = "org.example.machine"
+# gpt: with a damaged primary copy of the table the kernel takes the backup
 COMMAND_LINE = (
-    "console=ttyS0 ro rootwait panic=1 oops=panic quiet net.ifnames=0 mitigations=off nokaslr no_timer_check"
+    "console=ttyS0 ro rootwait gpt panic=1 oops=panic quiet net.ifnames=0 mitigations=off nokaslr no_timer_check"
     " tsc=reliable"
     " systemd.show_status=0 systemd.journald.forward_to_console=1"
     " systemd.journald.max_level_console=warning"

@@ -87,6 +87,8 @@ class Hardware:
         write_log: where to record each write to the disk, in the form that writelog.py reads; none: not at all.
         restarts: whether a reboot of the guest starts it again; else QEMU ends.
         memory_mib: its memory.
+        attended: a person looks at it: a window where this host has a display and QEMU can open one, else the serial
+            line on this terminal (Ctrl-A X ends it).
         extra: further arguments.
     """
 
@@ -96,21 +98,15 @@ class Hardware:
     write_log: Path | None = None
     restarts: bool = False
     memory_mib: int = MEMORY_MIB
+    attended: bool = False
     extra: tuple[str, ...] = field(default_factory=tuple)
 
     def command(self) -> list[str]:
         """Return the command line; the machine dies with the process that started it."""
         return [
-            *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults", "-monitor", "none"),
+            *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-nodefaults"),
             *("-machine", "q35", "-m", str(self.memory_mib), "-smp", "1", *_accelerator()),
-            *(
-                "-display",
-                "none",
-                "-chardev",
-                f"file,id=serial,path={self.serial},append=on",
-                "-serial",
-                "chardev:serial",
-            ),
+            *self._console(),
             *([] if self.restarts else ["-no-reboot"]),
             *self._disk_arguments(),
             *("-device", "nvme,drive=disk,serial=disk,bootindex=1"),
@@ -118,6 +114,13 @@ class Hardware:
             *self.firmware.arguments(),
             *self.extra,
         ]
+
+    def _console(self) -> list[str]:
+        if not self.attended:
+            log = f"file,id=serial,path={self.serial},append=on"
+            return ["-display", "none", "-monitor", "none", "-chardev", log, "-serial", "chardev:serial"]
+        screen = ["-display", "gtk", "-device", "VGA"] if _has_window() else ["-display", "none"]
+        return [*screen, "-serial", "mon:stdio"]
 
     def _disk_arguments(self) -> list[str]:
         file = f"driver=file,filename={self.disk},node-name=file"
@@ -220,6 +223,19 @@ class Guest:
 
     def _tail(self) -> str:
         return self.said()[-4000:] + self._errors.read_text()[-1000:]
+
+
+def show(hardware: Hardware) -> int:
+    """Run a machine for a person until it is switched off; return QEMU's exit code."""
+    return subprocess.run(hardware.command(), check=False).returncode
+
+
+def _has_window() -> bool:
+    """Whether there is a display, and a QEMU that has the module for it (Debian's qemu-system-gui)."""
+    if not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        return False
+    listed = subprocess.run(["qemu-system-x86_64", "-display", "help"], capture_output=True, text=True, check=True)
+    return "gtk" in listed.stdout.split()
 
 
 def start(command: Sequence[str], errors: Path) -> subprocess.Popen[bytes]:
