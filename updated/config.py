@@ -89,6 +89,7 @@ class SlotSettings:
     boot_loader: str = "gptprio"  # or systemd-boot, grub
     kernel_path: Path | None = None  # gptprio, grub: where a payload's kernel goes, `{slot}` is a or b
     initrd_path: Path | None = None  # likewise, its initrd
+    skip_boot_files: bool = False  # leave a payload's kernel, initrd and UKI out
     esp: Path | None = None  # systemd-boot: where the ESP is mounted; none: /efi, /boot or /boot/efi
     grubenv: Path = Path("/boot/grub/grubenv")  # grub: its environment block
 

@@ -27,13 +27,14 @@ from updated.errors import ErrorCode, LocalError, Retry, UpdateError
 from updated.install.checkpoint import Journal
 from updated.install.fetch import FileSource
 from updated.install.packages import PackagePlan
-from updated.install.preflight import open_files
+from updated.install.slot_parts import FilePlaces, open_files
 from updated.payload import update_metadata_pb2 as pb
 from updated.payload.framing import Header, encode_header, parse_header
 from updated.payload.index import encode_index
 from updated.payload.limits import LIMITS
 from updated.payload.manifest import OpType
 from updated.payload.parse import parse_manifest
+from updated.payload.slot_set import slot_set
 from updated.release.packages import PackageFile
 
 MIB = 1024 * 1024
@@ -152,7 +153,7 @@ def test_kernel_has_a_bound_of_its_own(
     payload = payload_of(workshop, tmp_path, kernel=tiny(tmp_path, "vmlinuz", 5000))
     at = {"file_targets": {"kernel": tmp_path / "vmlinuz-b"}}
     with monkeypatch.context() as patch:
-        patch.setattr("updated.install.preflight.LIMITS", replace(LIMITS, file_bytes=4999))
+        patch.setattr("updated.install.slot_parts.LIMITS", replace(LIMITS, file_bytes=4999))
         refused(host, payload, ours(workshop), ErrorCode.LIMIT_EXCEEDED, **at)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fstatvfs", full_below("vmlinuz-b"))
@@ -201,6 +202,7 @@ def test_procedure_that_nothing_is_done_with_is_told() -> None:
     made.new_partition_info.size, made.new_partition_info.hash = 4096, bytes(32)
     made.procedures.add(type=1)
     raw = made.SerializeToString()
+    manifest = parse_manifest(raw, Header(1, len(raw)))
     with ExitStack() as stack, capture_logs() as lines:
-        assert open_files(parse_manifest(raw, Header(1, len(raw))), {}, {}, stack) == {}
+        assert open_files(manifest, slot_set(manifest), FilePlaces({}, {}), stack) == {}
     assert [(line["event"], line["name"]) for line in lines] == [("procedure-skipped", "pcr-policy")]

@@ -12,12 +12,14 @@ import os
 import struct
 import uuid
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT_TYPE = uuid.UUID("5dfbf5f4-2848-4bac-aa5e-0d9a20b745a6").bytes_le
 FIELDS = struct.Struct("<8s4sIIIQQQQ16sQIII")
 TRY = 1 << 52
+HASHES = "-VERITY"  # behind a slot's label: its hash partition's
 Bytes = bytes | mmap.mmap
 
 
@@ -57,16 +59,23 @@ class Copy:
 
     def slots(self) -> list[Choice]:
         """The partitions of the root type, in the table's order."""
-        found = []
+        return [choice for kind, choice in self._entries() if kind == ROOT_TYPE]
+
+    def hash_partitions(self) -> dict[str, int]:
+        """The byte offsets of the partitions that are called LABEL-VERITY, by LABEL."""
+        names = {choice.label: choice.offset for _, choice in self._entries()}
+        return {name.removesuffix(HASHES): offset for name, offset in names.items() if name.endswith(HASHES)}
+
+    def _entries(self) -> Iterator[tuple[bytes, Choice]]:
+        """All partitions, with their types."""
         for index in range(len(self.entries) // self.entry_size):
             entry = self.entries[index * self.entry_size :][: self.entry_size]
             kind, guid, first, last, bits, name = struct.unpack_from("<16s16sQQQ72s", entry)
-            if kind == ROOT_TYPE:
+            if any(kind):
                 label = name.decode("utf-16-le", "replace").partition("\0")[0]
                 place = (first * self.sector, (last - first + 1) * self.sector)
                 marks = (bits >> 48 & 15, bits >> 52 & 15, bool(bits >> 56 & 1))
-                found.append(Choice(index, str(uuid.UUID(bytes_le=guid)), label, *place, *marks))
-        return found
+                yield kind, Choice(index, str(uuid.UUID(bytes_le=guid)), label, *place, *marks)
 
 
 def choose(disk: Path) -> Choice:

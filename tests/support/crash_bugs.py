@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.crash_host import BLOCK
 from tests.support.crash_judge import NO_PICK, TORN
 from tests.support.crash_seam import Fault, Op
 from tests.support.faults import SLOTS
@@ -19,6 +20,7 @@ from updated.agent.context import Context
 from updated.common import durable
 from updated.install.checkpoint import Checkpoint, Journal
 from updated.install.files import FileTarget
+from updated.install.hash_partition import HashPartition
 from updated.install.kept import Keeper
 from updated.install.medium import Target
 from updated.install.readback import ReadBack
@@ -210,6 +212,42 @@ def kernel_not_flushed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(FileTarget, "check", _nothing)
 
 
+def tree_before_the_unmark(patch: pytest.MonkeyPatch) -> None:
+    honest = GptPrio.unmark
+
+    def write_first(self: GptPrio, slot: Slot) -> None:
+        place = self.verity_of(slot)
+        assert place
+        fd = os.open(place[0], os.O_RDWR)
+        os.pwrite(fd, b"another tree", place[1] + BLOCK)
+        os.fsync(fd)
+        os.close(fd)
+        honest(self, slot)
+
+    patch.setattr(GptPrio, "unmark", write_first)
+
+
+def tree_not_flushed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(HashPartition, "check", lambda self: self._writer.flush())
+
+
+def files_removed_before_the_unmark(patch: pytest.MonkeyPatch) -> None:
+    honest = GptPrio.unmark
+
+    def remove_first(self: GptPrio, slot: Slot) -> None:
+        for path in self.files_of(slot).values():
+            if path.exists():
+                durable.remove_durably(path)
+        honest(self, slot)
+
+    patch.setattr(GptPrio, "unmark", remove_first)
+
+
+def initrd_left_out(patch: pytest.MonkeyPatch) -> None:
+    honest = FileTarget.commit
+    patch.setattr(FileTarget, "commit", lambda self: None if self.path.name.startswith("initrd") else honest(self))
+
+
 def good_before_it_is_healthy(patch: pytest.MonkeyPatch) -> None:
     honest = BootWork.judge_health
 
@@ -262,10 +300,14 @@ BUGS: dict[str, Bug] = {
     "the checkpoint is ahead of the work": Bug(checkpoint_ahead_of_the_work, NOT_THERE, "delta"),
     "the kept bytes are not flushed": Bug(kept_bytes_not_flushed, "claims bytes that weren't kept", "full-v1"),
     "a bad medium is not read back": Bug(no_read_back, TORN, fault=bad_medium),
+    "the tree is written before the un-marking": Bug(tree_before_the_unmark, f"{TORN}: USR-B has 0.9.0 and the tree"),
+    "the tree is neither flushed nor checked": Bug(tree_not_flushed, f"{TORN}: USR-B has 1.1.0 and the tree", "full"),
+    "the old files go before the un-marking": Bug(files_removed_before_the_unmark, "the vmlinuz of nobody"),
+    "the initrd isn't put in place": Bug(initrd_left_out, "has 1.1.0 and may boot with the initrd of nobody"),
     "the kernel is in place before the un-marking": Bug(
-        kernel_before_the_unmark, "with the kernel of 1.1.0", "full-v1"
+        kernel_before_the_unmark, "with the vmlinuz of 1.1.0", "full-v1"
     ),
-    "the kernel is neither flushed nor checked": Bug(kernel_not_flushed, "the kernel is torn", "full-v1"),
+    "the kernel is neither flushed nor checked": Bug(kernel_not_flushed, "vmlinuz is torn", "full-v1"),
     "marked good before it is healthy": Bug(good_before_it_is_healthy, "is marked good", healthy=False),
     "the floor rises before the slot is good": Bug(floor_before_it_is_good, "the rollback floor is above"),
 }

@@ -37,6 +37,7 @@ from updated.omaha.protocol import Offer
 from updated.release import delta_plan
 from updated.release.build import BuildRequest, build
 from updated.release.sign import keygen
+from updated.release.slot_parts import tree_of
 from updated.slots.boot.gptprio import GptPrio
 from updated.slots.layout import HostPaths
 from updated.wiring import layout_of
@@ -47,8 +48,9 @@ PRODUCT = "org.example.crash"
 OLDER, OLD, NEW = "0.9.0", "1.0.0", "1.1.0"
 INDEX = 2  # the new release's rollback index
 CHECKPOINT_BYTES = 96 * 1024
-KINDS = ("full", "full-v1", "reuse", "delta")
-WITH_KERNEL = ("full", "full-v1")
+KINDS = ("full", "full-v1", "reuse", "delta")  # all but version 1 bring a whole set: root, tree, kernel, initrd
+V1 = "full-v1"  # brings a root and a kernel
+HASH_BYTES = 64 * 1024  # a slot's hash partition
 BOTH = {"USR-A": Bits(priority=2, successful=True), "USR-B": Bits(priority=1, successful=True)}
 
 
@@ -67,18 +69,22 @@ class Releases:
         keygen(folder / "keys")
         self.keys = folder / "keys"
         self.images = make_images(random.Random(2026))
-        self.kernels = {OLDER: b"older kernel" * 400, NEW: b"new kernel" * 700}
+        self.files = {
+            "vmlinuz": {OLDER: b"older kernel" * 400, OLD: b"old kernel" * 500, NEW: b"new kernel" * 700},
+            "initrd": {OLDER: b"older initrd" * 200, OLD: b"old initrd" * 300, NEW: b"new initrd" * 500},
+        }
         paths = {version: folder / f"{version}.img" for version in self.images}
         for version, path in paths.items():
             path.write_bytes(self.images[version])
-        kernel = folder / "vmlinuz"
-        kernel.write_bytes(self.kernels[NEW])
-        self.of = {kind: self._build(folder / kind, kind, paths, kernel) for kind in KINDS}
+        self.trees = {version: tree_of(path).data for version, path in paths.items()}
+        for name, contents in self.files.items():
+            (folder / name).write_bytes(contents[NEW])
+        self.of = {kind: self._build(folder / kind, kind, paths) for kind in KINDS}
         self.of["full"].payload.with_suffix(".index").unlink()  # a mirror that lacks it: all of it is fetched
         paths[NEW] = paths[OLDER]
-        self.other = self._build(folder / "other", "delta", paths, kernel)  # a delta to another image
+        self.other = self._build(folder / "other", "delta", paths)  # a delta to another image
 
-    def _build(self, out: Path, kind: str, paths: dict[str, Path], kernel: Path) -> Release:
+    def _build(self, out: Path, kind: str, paths: dict[str, Path]) -> Release:
         request = BuildRequest(
             image=paths[NEW],
             product=PRODUCT,
@@ -87,9 +93,11 @@ class Releases:
             rollback_index=INDEX,
             key=self.keys / "private.pem",
             out=out,
-            major=1 if kind == "full-v1" else 2,
+            major=1 if kind == V1 else 2,
             chunk_kib=8,
-            kernel=kernel if kind in WITH_KERNEL else None,
+            kernel=out.parent / "vmlinuz",
+            initrd=None if kind == V1 else out.parent / "initrd",
+            make_verity=kind != V1,
             old=paths[OLD] if kind == "delta" else None,
         )
         with small_pieces():
@@ -117,10 +125,10 @@ def make_images(chance: random.Random) -> dict[str, bytes]:
 
 
 class CrashHost:
-    """Slot A runs the old release, slot B has an older one that could still boot."""
+    """Slot A runs the old release, slot B has an older one that could still boot; both are whole sets."""
 
-    def __init__(self, root: Path, releases: Releases) -> None:
-        self.root, self.releases, self.media = root, releases, root / "media"
+    def __init__(self, root: Path, releases: Releases, *, verified: bool = True) -> None:
+        self.root, self.releases, self.media, self._verified = root, releases, root / "media", verified
         self.disk, self.state = self.media / "disk.img", self.media / "state"
         for folder in (self.state, self.media / "boot", root / "keys"):
             folder.mkdir(parents=True)
@@ -128,8 +136,11 @@ class CrashHost:
         for label, version in (("USR-A", OLD), ("USR-B", OLDER)):
             images[label] = root / f"{label}.img"
             images[label].write_bytes(releases.images[version])
-        make_disk(self.disk, SLOT_BYTES, images, bits=BOTH)
-        (self.media / "boot/vmlinuz-b").write_bytes(releases.kernels[OLDER])
+            images[f"{label}-VERITY"] = root / f"{label}-VERITY.img"
+            images[f"{label}-VERITY"].write_bytes(releases.trees[version])
+            for name, contents in releases.files.items():
+                (self.media / f"boot/{name}-{label[-1].lower()}").write_bytes(contents[version])
+        make_disk(self.disk, SLOT_BYTES, images, bits=BOTH, hash_bytes=HASH_BYTES)
         shutil.copy(releases.keys / "public.pem", root / "keys/release.pem")
         (root / "mountinfo").write_text("")
         (root / "cmdline").write_text("quiet\n")
@@ -182,7 +193,12 @@ class CrashHost:
         return Settings(
             server=ServerSettings(product=PRODUCT),
             trust=TrustSettings(keys_dir=root / "keys"),
-            slots=SlotSettings(disk=self.disk, kernel_path=self.media / "boot/vmlinuz-{slot}"),
+            slots=SlotSettings(
+                disk=self.disk,
+                kernel_path=self.media / "boot/vmlinuz-{slot}",
+                initrd_path=self.media / "boot/initrd-{slot}" if self._verified else None,
+                verity_labels=("USR-A-VERITY", "USR-B-VERITY") if self._verified else (),
+            ),
             health=HealthSettings(units=(), commands=self._checks(), deadline_secs=0.0),
             host=HostSettings(
                 cmdline=root / "cmdline",
@@ -283,6 +299,7 @@ def small_steps(buffer: int) -> Iterator[None]:
     """Let the engine write and save in steps that are small enough for a small slot to have many; `buffer` in bytes."""
     with (
         patch.object(crew, "BUFFER_BYTES", buffer),
+        patch("updated.install.hash_partition.PIECE", BLOCK),
         patch("updated.install.carry.BATCH_BYTES", buffer + BLOCK),
         patch.object(crew, "IN_FLIGHT_BYTES", 2 * buffer + 2 * BLOCK),
         patch("updated.install.checkpoint.Journal.__init__.__kwdefaults__", {"every_bytes": CHECKPOINT_BYTES}),

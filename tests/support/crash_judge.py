@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 
 from tests.support.bootloader import Choice, NothingBootableError, choose_from, valid_copies
-from tests.support.crash_host import INDEX, NEW, OLD, OLDER, WITH_KERNEL, Releases
+from tests.support.crash_host import INDEX, NEW, OLD, OLDER, V1, Releases
 from tests.support.crash_images import Image
 from updated.install.stream import believe
 from updated.payload.framing import HEADER_BYTES, parse_header
@@ -23,8 +23,9 @@ class Judge:
     """Knows the releases; `kind` is the payload's, `healthy` whether the new release may be found good."""
 
     def __init__(self, releases: Releases, kind: str, *, healthy: bool = True) -> None:
-        self._images, self._kernels, self._healthy = releases.images, releases.kernels, healthy
-        self._new_kernel = NEW if kind in WITH_KERNEL else OLDER
+        self._images, self._trees, self._healthy = releases.images, releases.trees, healthy
+        self._files = {name: known for name, known in releases.files.items() if name == "vmlinuz" or kind != V1}
+        self._verified = kind != V1
         raw = releases.of[kind].payload.read_bytes()
         start = parse_header(raw[:HEADER_BYTES]).data_start
         manifest = believe(raw[:start], None, allow_unsigned_metadata=True).manifest
@@ -42,7 +43,8 @@ class Judge:
         copies = [copy.slots() for copy in valid_copies(disk)]
         return [
             *self._slot_faults(disk, copies),
-            *self._kernel_faults(image, copies),
+            *self._file_faults(image, copies),
+            *self._tree_faults(disk, copies),
             *self._state_faults(image, copies),
         ]
 
@@ -61,16 +63,31 @@ class Judge:
         content = disk[slot.offset : slot.offset + slot.size]
         return next((version for version, image in self._images.items() if image == content), "torn")
 
-    def _kernel_faults(self, image: Image, copies: list[list[Choice]]) -> Iterator[str]:
-        found = image.get("boot/vmlinuz-b")
-        kernel = next((version for version, known in self._kernels.items() if known == found), "torn")
-        if kernel == "torn":
-            yield "the kernel is torn"
-        for slot in (slot for slots in copies for slot in slots if slot.label == "USR-B" and slot.may_boot):
-            version = self._version(image["disk.img"], slot)
-            wanted = self._new_kernel if version == NEW else OLDER
-            if kernel not in ("torn", wanted):
-                yield f"slot B has {version} and may boot with the kernel of {kernel}"
+    def _file_faults(self, image: Image, copies: list[list[Choice]]) -> Iterator[str]:
+        """A file is whole or not there; where a slot may boot, its files are there, and of the root's release."""
+        for name, known in self._files.items():
+            for label in ("USR-A", "USR-B"):
+                found = image.get(f"boot/{name}-{label[-1].lower()}")
+                version = next((version for version, content in known.items() if content == found), "torn")
+                version = "nobody" if found is None else version
+                if version == "torn":
+                    yield f"{name} is torn"
+                    continue
+                for slot in (slot for slots in copies for slot in slots if slot.label == label and slot.may_boot):
+                    wanted = self._version(image["disk.img"], slot)
+                    if version != wanted:
+                        yield f"slot {label[-1]} has {wanted} and may boot with the {name} of {version}"
+
+    def _tree_faults(self, disk: bytes, copies: list[list[Choice]]) -> Iterator[str]:
+        """Where a slot may boot, the tree in its hash partition is the root's; the running slot's is never written."""
+        if not self._verified:
+            return
+        places = valid_copies(disk)[0].hash_partitions()
+        for slot in (slot for slots in copies for slot in slots if slot.may_boot or slot.label == "USR-A"):
+            wanted = self._version(disk, slot)
+            tree = self._trees.get(wanted, b"")
+            if disk[places[slot.label] : places[slot.label] + len(tree)] != tree:
+                yield f"{TORN}: {slot.label} has {wanted} and the tree of another"
 
     def _state_faults(self, image: Image, copies: list[list[Choice]]) -> Iterator[str]:
         other = [slots[index] for slots in copies for index in range(len(slots)) if slots[index].label == "USR-B"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.bootloader import choose, valid_copies
-from tests.support.crash_host import BLOCK, NEW, OLD, CrashHost, Releases, Session, small_steps
+from tests.support.crash_host import BLOCK, NEW, OLD, V1, CrashHost, Releases, Session, small_steps
 from tests.support.crash_images import CrashImages, Image, distinct
 from tests.support.crash_judge import NO_PICK, TORN, Judge
 from tests.support.crash_seam import Fault, Op, Seam, Tree, play
@@ -62,7 +62,12 @@ class Replay:
         self, root: Path, releases: Releases, kind: str, *, direct: bool = True, buffer: int = 4 * BLOCK
     ) -> None:
         """Take a folder, payloads and which of them; whether writes go past the page cache, and how long they are."""
-        self.host, self.kind, self.direct, self.buffer = CrashHost(root, releases), kind, direct, buffer
+        self.host, self.kind, self.direct, self.buffer = (
+            CrashHost(root, releases, verified=kind != V1),
+            kind,
+            direct,
+            buffer,
+        )
         self.release = releases.of[kind]
 
     def record(self, fault: Fault | None = None) -> Recording:

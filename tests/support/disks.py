@@ -14,6 +14,7 @@ from pathlib import Path
 ROOTFS_TYPE = "5DFBF5F4-2848-4BAC-AA5E-0D9A20B745A6"
 ESP_TYPE = "C12A7328-F81F-11D2-BA4B-00A0C93EC93B"
 DATA_TYPE = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
+USR_VERITY_TYPE = "77FF5F63-E7B6-4633-ACF4-1565B864C0E6"  # of x86-64, in systemd's list; ours goes by the label
 LABELS = ("USR-A", "USR-B")
 MIB = 1024 * 1024
 EDGE = MIB  # free space before the first and after the last partition, for the two tables
@@ -49,6 +50,7 @@ def make_disk(
     bits: Mapping[str, Bits] = FIRST_BOOT,
     labels: Sequence[str] = LABELS,
     sector_size: int = 512,
+    hash_bytes: int = 0,
 ) -> Path:
     """Make a disk image: an ESP, the two slots, a data partition; slot contents from `images` by label.
 
@@ -59,13 +61,15 @@ def make_disk(
         bits: boot bits by label; a label without any gets none.
         labels: the two slots' labels, A first.
         sector_size: 512 or 4096.
+        hash_bytes: size of each slot's verity hash partition, LABEL-VERITY, behind the others; 0: there are none.
     """
-    sizes = [SMALL_PARTITION, slot_bytes, slot_bytes, SMALL_PARTITION]
+    sizes = [SMALL_PARTITION, slot_bytes, slot_bytes, SMALL_PARTITION, *([hash_bytes] * 2 if hash_bytes else [])]
     with path.open("xb") as file:
         file.truncate(2 * EDGE + sum(sizes))
     starts = [EDGE + sum(sizes[:index]) for index in range(len(sizes))]
     lines = ["label: gpt", f"sector-size: {sector_size}", f"label-id: {uuid.uuid4()}"]
     rows = [("ESP", ESP_TYPE), *((label, ROOTFS_TYPE) for label in labels), ("DATA", DATA_TYPE)]
+    rows += [(f"{label}-VERITY", USR_VERITY_TYPE) for label in labels] if hash_bytes else []
     for start, size, (name, kind) in zip(starts, sizes, rows, strict=True):
         attrs = bits[name].attrs if name in bits else ""
         extra = f', attrs="{attrs}"' if attrs else ""
@@ -75,7 +79,7 @@ def make_disk(
         )
     _partition(path, "\n".join(lines) + "\n", sector_size)
     for label, image in (images or {}).items():
-        put_image(path, starts[rows.index((label, ROOTFS_TYPE))], image)
+        put_image(path, starts[[name for name, _ in rows].index(label)], image)
     return path
 
 

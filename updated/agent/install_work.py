@@ -89,6 +89,7 @@ class InstallWork:
             offer_version=offer.version,
             file_targets=context.means.boot.files_of(self._other_slot()),
             file_sources=context.means.boot.files_of(booted),
+            skip_boot_files=settings.slots.skip_boot_files,
             journal=self._journal,
         )
 

@@ -1,4 +1,4 @@
-"""A file that a payload brings beside the partition (a kernel): written aside, renamed once everything is proven.
+"""A file that a payload brings beside the root (a kernel): written aside, renamed once everything is proven.
 
 It may come as a delta to the running slot's own file, which is only read.
 """
@@ -10,11 +10,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from updated.common.durable import sync_directory
 from updated.errors import ErrorCode, LocalError, RefusedError
-from updated.install.operations import copy, hash_of
+from updated.install.operations import Writable, copy, hash_of
 from updated.payload.manifest import Image
 from updated.payload.parse import BESIDE
 
@@ -103,15 +103,15 @@ class FileTarget:
             if error is None:  # else that one is what counts
                 raise self._failed(left) from left
 
-    def check_room(self) -> None:
-        """See that the file system has room for all of it.
+    @property
+    def size(self) -> int:
+        """Return how many bytes it will have."""
+        return self._image.size
 
-        Raises:
-            LocalError: NO_SPACE.
-        """
+    def medium(self) -> tuple[int, int]:
+        """Return the number of its file system's device, and how many bytes are free there."""
         room = os.fstatvfs(self._fd)
-        if self._image.size > room.f_bavail * room.f_frsize:
-            raise self._failed(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        return os.fstat(self._fd).st_dev, room.f_bavail * room.f_frsize
 
     def begin_with(self, old: OldFile, block_size: int) -> None:
         """Copy an old file, for a delta that changes it in place; whole blocks of it can be read then, and of the new.
@@ -189,12 +189,25 @@ class FileTarget:
         )
 
 
+class PartTarget(Writable, Protocol):
+    """Where a part of a slot goes that isn't its root: written, then checked, then put in place."""
+
+    def check(self) -> None:
+        """Flush it, and compare what the medium gives back with the signed hash."""
+        ...
+
+    def commit(self) -> None:
+        """Put it in place, durably."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """A file that goes beside the slot, and what its operations read: its old self, where it comes as a delta."""
+    """A part that goes beside the root, and what its operations read: its old self, where it comes as a delta."""
 
-    target: FileTarget
+    target: PartTarget
     old: OldFile | None = None
+    in_place: bool = False  # whether it begins as a copy of its old self
 
 
 def _read(fd: int, path: Path, offset: int, length: int) -> bytes:

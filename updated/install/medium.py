@@ -42,6 +42,10 @@ class Target:
     ) -> None:
         self.close()
 
+    def is_on(self, named: os.stat_result) -> bool:
+        """Tell whether it is (in) this file or device."""
+        return os.path.samestat(os.fstat(self._fd), named)
+
     def close(self) -> None:
         """Give the descriptors and the lock back."""
         if self._direct is not None:

@@ -1,11 +1,11 @@
 """The install, step by step, in the one order that is safe.
 
 1. Read the metadata; verify them (version 2); check the release's identity. Nothing has been written.
-2. Open the target, with every refusal; look for what the host has already. Nothing has been written.
-3. Un-mark the target: from here on only the running slot can boot.
+2. Open the slot's partitions and names beside its boot files, with every refusal. Nothing has been changed.
+3. Un-mark the target: from here on only the running slot can boot. Remove its stale boot files.
 4. Carry the operations out, each checked against its hash first, decoders in parallel, memory bounded.
 5. Where the whole payload came by: check size, hash and signature (for version 1 the first moment of trust).
-6. Flush, read the partition back from the medium, compare with the signed hash; rename files into place.
+6. Flush, read each part back from its medium, compare with the signed hashes; rename files into place.
 
 It doesn't arm the slot. Whatever fails after step 3 leaves a slot that can't boot.
 """
@@ -13,7 +13,7 @@ It doesn't arm the slot. Whatever fails after step 3 leaves a slot that can't bo
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -29,15 +29,17 @@ from updated.install.fetch import Source
 from updated.install.files import Beside
 from updated.install.kept import Keeper
 from updated.install.operations import copy
-from updated.install.packages import PackagePlan, fetch_packages, prepare_packages, select_packages
+from updated.install.packages import PackagePlan, StagedPackages, fetch_packages, prepare_packages, select_packages
 from updated.install.plan import Plan
 from updated.install.planner import Planner, Work
-from updated.install.preflight import check_source, image_of, open_files, slot_partition
+from updated.install.preflight import check_source, image_of
 from updated.install.readback import ReadBack, settled_ends
-from updated.install.stream import PayloadReader, WholeReader, believe
+from updated.install.slot_parts import BesideRoot, FilePlaces, check_places, open_files, open_tree
+from updated.install.stream import Metadata, PayloadReader, WholeReader, believe
 from updated.install.target import open_running, open_target
 from updated.install.todo import Todos
-from updated.payload.manifest import Identity
+from updated.payload.manifest import Identity, Package
+from updated.payload.slot_set import SlotSet, slot_set
 from updated.payload.trust import Keyring, TrustPolicy, check_identity
 from updated.slots.boot import BootControl
 from updated.slots.layout import HostPaths, Slot
@@ -67,10 +69,9 @@ class InstallRequest:
     offer_sha256: bytes | None = None
     offer_size: int | None = None
     offer_version: str = ""
-    file_targets: Mapping[str, Path] = field(
-        default_factory=dict
-    )  # where `kernel` goes; other files' bytes are skipped
+    file_targets: Mapping[str, Path] = field(default_factory=dict)  # where `kernel`, `initrd` and `uki` go
     file_sources: Mapping[str, Path] = field(default_factory=dict)  # the running slot's, for files that come as deltas
+    skip_boot_files: bool = False  # leave them out
     packages: PackagePlan | None = None  # how the release's other files are reached; None: not at all, nor is its index
     journal: Journal | None = None  # None: an install that was interrupted begins anew
 
@@ -86,7 +87,7 @@ class Installed:
     bytes_done: int
     bytes_reused: int
     key: str  # the name of the key that verified it
-    files: frozenset[str] = frozenset()  # the names of those that were put beside the slot
+    files: frozenset[str] = frozenset()  # the names of the boot files that were put in place
     root_hash: str | None = None  # of the slot's verity tree, lower-case hex
 
 
@@ -174,23 +175,22 @@ class _Install:
 
     def _run(self) -> Installed:
         request, boot = self._request, self._means.boot
-        raw = self._planner.metadata(self._means.source)
-        metadata = believe(raw, request.keyring, allow_unsigned_metadata=request.policy.allow_unsigned_metadata)
-        manifest, self._proven = metadata.manifest, metadata.key is not None
-        check_identity(manifest.identity, request.policy, request.now)
-        metadata.check_size(request.offer_size)
-        root = slot_partition(manifest, request.file_targets)
+        metadata, parts = self._believe()
+        manifest, root = metadata.manifest, parts.root
         packages = select_packages(manifest.packages, request.packages)
         image = image_of(root.new)
         written = image.blocks(manifest.block_size) * manifest.block_size  # its last block is padded
         booted = boot.booted()
         slot = next(slot for slot in boot.slots() if slot.partuuid != booted.partuuid)
+        places = FilePlaces(request.file_targets, request.file_sources, skip=request.skip_boot_files)
+        check_places(parts, places, has_hash_partition=boot.verity_of(slot) is not None)
         with ExitStack() as stack:
             target = stack.enter_context(open_target(boot, slot, needed=written, host=self._means.host))
             target.check_space(image.size)
             running = stack.enter_context(open_running(boot))
             check_source(manifest, root, running)
-            files = open_files(manifest, request.file_targets, request.file_sources, stack)
+            tree = open_tree(parts, boot, (slot, target), self._means.host, stack)
+            beside = BesideRoot(tree | open_files(manifest, parts, places, stack), places, manifest.block_size)
             total = metadata.payload_size + sum(package.size for package in packages)
             work = Work(
                 metadata, root, target, running, slot.partuuid, Meter("downloading", total, self._means.observe)
@@ -199,25 +199,43 @@ class _Install:
             keeper = stack.enter_context(self._planner.keeper(work))
             prepare_packages(packages, request.packages)
             boot.unmark(slot)
+            beside.begin()
             if manifest.changes_in_place(root) and root.old is not None:
                 copy(running, target, root.old.size)
             read_back = stack.enter_context(ReadBack(target, image))
-            key = self._carry_out(work, plan, files, read_back, keeper)
+            key = self._carry_out(work, plan, beside.parts, read_back, keeper)
             self._proven = True
-            fetched = fetch_packages(
-                packages, request.packages, request.keyring, cancelled=self._means.cancelled, observe=work.meter.add
-            )
-            staged = stack.enter_context(fetched)
+            staged = stack.enter_context(self._fetch(packages, work.meter))
             read_back.finish(Meter("verifying", image.size, self._means.observe))
-            for file in files.values():
-                file.target.check()
-            for file in files.values():
-                file.target.commit()
+            beside.check()
+            beside.commit()
             staged.commit()
-        version = manifest.identity.version if manifest.identity else request.offer_version
-        meter = work.meter
         return Installed(
-            manifest.identity, version, slot, image.sha256, meter.done, meter.reused, key, frozenset(files)
+            identity=manifest.identity,
+            version=manifest.identity.version if manifest.identity else request.offer_version,
+            slot=slot,
+            partition_sha256=image.sha256,
+            bytes_done=work.meter.done,
+            bytes_reused=work.meter.reused,
+            key=key,
+            files=beside.files,
+            root_hash=parts.root_hash,
+        )
+
+    def _believe(self) -> tuple[Metadata, SlotSet]:
+        """Read the metadata; return them, and which of the payload's partitions make the slot."""
+        request = self._request
+        raw = self._planner.metadata(self._means.source)
+        metadata = believe(raw, request.keyring, allow_unsigned_metadata=request.policy.allow_unsigned_metadata)
+        self._proven = metadata.key is not None
+        check_identity(metadata.manifest.identity, request.policy, request.now)
+        metadata.check_size(request.offer_size)
+        return metadata, slot_set(metadata.manifest)
+
+    def _fetch(self, packages: Sequence[Package], meter: Meter) -> StagedPackages:
+        request = self._request
+        return fetch_packages(
+            packages, request.packages, request.keyring, cancelled=self._means.cancelled, observe=meter.add
         )
 
     def _carry_out(
