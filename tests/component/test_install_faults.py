@@ -21,6 +21,7 @@ from updated.errors import ErrorCode, UpdateError
 
 pytestmark = pytest.mark.timeout(scale(300, 3600))
 BUFFER = scale(16, 4) * BLOCK
+AT_START = 5  # changes that the agent makes before it looks for work: its memory is written, flushed and renamed
 KINDS: tuple[Kind, ...] = ("kill", "EIO", "ENOSPC", "short write", "other bytes")
 
 
@@ -104,7 +105,9 @@ def test_a_fault_at_every_change(replay: Replay, kind: Kind, record_property) ->
                 break  # it has no more changes than these
             continue
         struck += 1
-        assert (run.error.code if run.error else None) is run.injector.code, (run.injector.hit, run.error)
+        # what can't be written down at the agent's start is noted, and doesn't keep it from its work
+        expected = None if number <= AT_START and run.injector.place == "state" else run.injector.code
+        assert (run.error.code if run.error else None) is expected, (run.injector.hit, run.error)
         assert run.killed == (kind == "kill")
         assert run.spoilt() == [], run.injector.hit
         assert run.retry() == [], run.injector.hit

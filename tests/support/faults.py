@@ -6,7 +6,7 @@ import errno
 import os
 from typing import Literal
 
-from tests.support.crash_host import SLOT_BYTES
+from tests.support.crash_host import HASH_BYTES, SLOT_BYTES
 from tests.support.crash_seam import Killed, Op, Tree
 from tests.support.disks import EDGE, SMALL_PARTITION
 from updated.errors import ErrorCode
@@ -15,6 +15,7 @@ from updated.install.checkpoint import PAYLOAD
 Kind = Literal["kill", "EIO", "ENOSPC", "short write", "other bytes"]
 Place = Literal["slot", "table", "kernel", "state", "kept"]  # kept: a payload's bytes, without which it goes on
 SLOTS = range(EDGE + SMALL_PARTITION, EDGE + SMALL_PARTITION + 2 * SLOT_BYTES)  # bytes of the disk
+HASHES = range(SLOTS.stop + SMALL_PARTITION, SLOTS.stop + SMALL_PARTITION + 2 * HASH_BYTES)  # and of the slots' trees
 CODES: dict[tuple[Kind, Place], ErrorCode] = {
     ("EIO", "slot"): ErrorCode.DOWNLOAD_WRITE,
     ("EIO", "kernel"): ErrorCode.DOWNLOAD_WRITE,
@@ -71,7 +72,7 @@ class Injector:
         return self.kind != "other bytes" or (op.kind == "write" and place not in ("state", "kept") and not padding)
 
     def _place(self, op: Op) -> Place:
-        if op.kind == "write" and op.node == self._disk and op.offset in SLOTS:
+        if op.kind == "write" and op.node == self._disk and (op.offset in SLOTS or op.offset in HASHES):
             self._slots.add(op.device)
         if op.kind == "create" and op.node == self._boot:
             self._kernels.add(op.child)
