@@ -167,11 +167,11 @@ def test_an_interrupted_install_of_a_set_goes_on(
 def test_a_set_without_a_tree_on_a_host_without_hash_partitions(
     tmp_path: Path, host: Verified, workshop: Workshop, files: dict[str, Path]
 ) -> None:
-    """A host that doesn't verify its slots takes root, kernel and initrd, and hears of no root hash."""
-    host.without(verity_labels=())
+    """A host that doesn't verify its slots takes root, kernel and initrd into a folder that isn't there yet."""
+    host.without(verity_labels=(), files={name: host.files / f"slot-{{slot}}/{name}" for name in NAMES})
     done = host.install(payload_of(workshop, tmp_path, **files), ours(workshop))
     assert (done.files, done.root_hash) == (frozenset(files), None)
-    assert host.found()["initrd-b"] == files["initrd"].read_bytes()
+    assert (host.files / "slot-b/initrd").read_bytes() == files["initrd"].read_bytes()
 
 
 def test_a_part_without_a_place_is_refused(

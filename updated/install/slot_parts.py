@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from updated.common.durable import remove_durably
+from updated.common.durable import remove_durably, sync_directory
 from updated.common.log import get_logger
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install.files import NO_SPACE, Beside, FileTarget, OldFile
@@ -194,6 +194,7 @@ def open_files(manifest: Manifest, parts: SlotSet, places: FilePlaces, stack: Ex
     _remove_leftovers(places)
     files, targets = dict[str, Beside](), []
     for name, part in parts.files.items():
+        _make_folder(places.targets[name].parent)
         old = _open_old(part, places.sources, stack) if part.kinds & (FROM_SOURCE | IN_PLACE) else None
         targets.append(stack.enter_context(FileTarget(places.targets[name], _file_image(part))))
         files[name] = Beside(targets[-1], old, in_place=manifest.changes_in_place(part))
@@ -213,6 +214,20 @@ def _remove_leftovers(places: FilePlaces) -> None:
             left.unlink(missing_ok=True)
         except OSError as error:
             raise _unwritable(left, error) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder for boot files, durably; the first release that has any brings it.
+
+    Raises:
+        LocalError: DOWNLOAD_WRITE or NO_SPACE.
+    """
+    try:
+        for path in [path for path in (*reversed(folder.parents), folder) if not path.is_dir()]:
+            path.mkdir(exist_ok=True)
+            sync_directory(path.parent)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
 
 def _stale(places: FilePlaces) -> list[Path]:
@@ -273,6 +288,6 @@ def _file_image(part: Partition) -> Image:
 def _unwritable(path: Path, error: OSError) -> LocalError:
     return LocalError(
         ErrorCode.NO_SPACE if error.errno in NO_SPACE else ErrorCode.DOWNLOAD_WRITE,
-        f"{path} can't be removed: {error.strerror}",
+        f"{path} can't be changed: {error.strerror}",
         hint="Look at the file system that it is on: is it mounted read-only?",
     )
