@@ -164,6 +164,7 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
         settings, _ = fill(Settings, layers)
         _put_update_conf(layers, settings, environ, explicit)
         _put_strategy(layers, environ)
+        _put_announce(layers)
         settings, unknown = fill(Settings, layers)
         check_level(settings.log_level)
         check_local(settings.sessions, settings.alerts, settings.hooks)
@@ -206,6 +207,13 @@ def _put_strategy(layers: Layers, environ: Mapping[str, str]) -> None:
     """Take endpoints in the environment for strategy `etcd` where nothing says which: `off` in any file stays."""
     if environ.get("LOCKD_ENDPOINTS") and "strategy" not in layers.values:
         layers.put({"strategy": "etcd"}, "environment LOCKD_ENDPOINTS")
+
+
+def _put_announce(layers: Layers) -> None:
+    """Take a wall_command for how people are told, an empty one for nobody, where nothing says how."""
+    key = "sessions.wall_command"
+    if key in layers.values and "sessions.announce" not in layers.values:
+        layers.put({"sessions": {"announce": "command" if layers.values[key] else "nobody"}}, layers.origin[key])
 
 
 def _with_room(settings: Settings, layers: Layers) -> Settings:

@@ -27,5 +27,5 @@ class Local:
         The countdown is forgotten, too, unless the ticket is all that is waited for: people were told by then.
         """
         if not still_waiting:
-            self.people.reset()
+            await self.people.reset()
         return await self.drain.cancel(env)

@@ -8,6 +8,7 @@ from pathlib import Path
 from updated.common.urls import check_http_url
 
 SESSION_POLICIES = ("ignore", "warn", "block")
+ANNOUNCERS = ("logind", "command", "nobody")
 FAILURE_POLICIES = ("stop", "ignore")
 HOOK_DIRS = (Path("/etc/lockd"), Path("/run/lockd"), Path("/usr/lib/lockd"))  # without hooks.dirs; any may be missing
 
@@ -18,7 +19,8 @@ class SessionSettings:
 
     policy: str = "warn"  # ignore; warn: a countdown, then the reboot; block: as long as they are there
     grace_secs: float = 300.0  # of the countdown
-    wall_command: tuple[str, ...] = ("wall",)  # the text is its last argument; none: nobody is told
+    announce: str = "logind"  # who tells them: logind, which may write to every terminal; command; nobody
+    wall_command: tuple[str, ...] = ()  # with announce = command: the text is its last argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +54,7 @@ def check_local(sessions: SessionSettings, alerts: AlertSettings, hooks: HookSet
     Raises:
         ValueError: something can't be meant.
     """
-    if sessions.policy not in SESSION_POLICIES:
-        raise ValueError(f"sessions.policy must be one of {', '.join(SESSION_POLICIES)}, not {sessions.policy!r}")
+    _check_sessions(sessions)
     if alerts.url:
         _check_alerts_url(alerts.url)
     if alerts.url and not alerts.query.strip():
@@ -64,6 +65,15 @@ def check_local(sessions: SessionSettings, alerts: AlertSettings, hooks: HookSet
     timeouts = (hooks.blocker_timeout_secs, hooks.pre_reboot_timeout_secs, hooks.post_boot_timeout_secs)
     if min(alerts.timeout_secs, *timeouts) <= 0:
         raise ValueError("the timeouts of alerts and hooks must be above 0")
+
+
+def _check_sessions(sessions: SessionSettings) -> None:
+    if sessions.policy not in SESSION_POLICIES:
+        raise ValueError(f"sessions.policy must be one of {', '.join(SESSION_POLICIES)}, not {sessions.policy!r}")
+    if sessions.announce not in ANNOUNCERS:
+        raise ValueError(f"sessions.announce must be one of {', '.join(ANNOUNCERS)}, not {sessions.announce!r}")
+    if (sessions.announce == "command") != bool(sessions.wall_command):
+        raise ValueError('sessions.announce = "command" and sessions.wall_command go together')
 
 
 def _check_alerts_url(url: str) -> None:

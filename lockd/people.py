@@ -9,24 +9,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
+from lockd.announcement import make_announcement
 from lockd.gates import Blocker
 from lockd.local_settings import SessionSettings
-from lockd.sessions import Session, names, reminders_due, sessions, wall_text
+from lockd.sessions import Session, names, reminders_due, sessions
 from updated.common.bus import Bus, BusCallError, BusError
 from updated.common.clock import Clock
 from updated.common.log import get_logger
-from updated.common.process import run
 
 logger = get_logger("people")
-
-WALL_SECS = 10.0
 
 
 class People:
     """Those who are logged in at this host."""
 
     def __init__(self, clock: Clock, bus: Bus, settings: SessionSettings, host: str) -> None:
-        self._clock, self._bus, self._settings, self._host = clock, bus, settings, host
+        self._clock, self._bus, self._settings = clock, bus, settings
+        self._announcement = make_announcement(clock, bus, settings, host)
         self._began: float | None = None  # monotonic
         self._told_secs = 0.0  # left at the last look
 
@@ -35,9 +34,10 @@ class People:
         """Whether a countdown is under way or has run out."""
         return self._began is not None
 
-    def reset(self) -> None:
+    async def reset(self) -> None:
         """Forget the countdown: something else is in the way."""
         self._began = None
+        await self._announcement.withdraw()
 
     async def hold_back(self, reason: str) -> tuple[Blocker, ...]:
         """Return the blocker that logged-in people are now; tell them when it is time to."""
@@ -50,7 +50,7 @@ class People:
                 return ()  # no logind, or it is on its way down: then it doesn't reboot either
             return (Blocker("sessions", f"logind doesn't tell who is logged in: {error}", "logind answers"),)
         if not found:
-            self.reset()
+            await self.reset()
             return ()
         if self._settings.policy == "block":
             return (Blocker("sessions", f"logged in: {names(found)}", "they log out", names(found)),)
@@ -62,7 +62,7 @@ class People:
             self._began, self._told_secs = now, self._settings.grace_secs
         left = self._began + self._settings.grace_secs - now
         if first or (left > 0 and reminders_due(self._told_secs, left)):
-            await self._tell(left, reason)
+            await self._tell(left, reason, first=first)
         self._told_secs = left
         if left <= 0:
             return ()
@@ -70,15 +70,8 @@ class People:
         words = f"logged in: {names(found)}; the reboot comes in {left:.0f} s"
         return (Blocker("sessions", words, "the countdown ends, or they log out", names(found), ends_at),)
 
-    async def _tell(self, left: float, reason: str) -> None:
-        text, argv = wall_text(left, reason, self._host), self._settings.wall_command
-        logger.info("people-told", text=text)
-        if not argv:
-            return
-        try:
-            done = await run([*argv, text], timeout_secs=WALL_SECS)
-            problem = "" if done.returncode == 0 else done.stderr.strip()[:200] or f"ended with {done.returncode}"
-        except OSError as error:
-            problem = str(error)
+    async def _tell(self, left: float, reason: str, *, first: bool) -> None:
+        problem = await self._announcement.tell(reason, left, first=first)
+        logger.info("people-told", why=reason, left_secs=round(left), by=self._settings.announce)
         if problem:
-            logger.warning("people-not-told", command=argv[0], problem=problem)
+            logger.warning("people-not-told", problem=problem)

@@ -75,7 +75,7 @@ class Surroundings:
     async def leave(self) -> None:
         """This host is looked at no longer with these settings: nobody is counted down any more."""
         if self._local is not None:
-            self._local.people.reset()
+            await self._local.people.reset()
 
     async def blockers(self, seen: AgentView, version_to: str, *, near: bool) -> tuple[gates.Blocker, ...]:
         """Return who says no; `near` tells that a reboot would follow, `version_to` is what it would start."""

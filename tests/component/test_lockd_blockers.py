@@ -221,7 +221,9 @@ async def test_people_are_told_counted_down_and_then_not_waited_for(
     clock, told = MovingClock(), tmp_path / "told"
     wall = script(tmp_path, "wall", f'echo "$1" >> {told}')
     double[0].say(sessions={"c1": {"Class": "user", "TTY": "tty1", "State": "active"}, "g": {"Class": "greeter"}})
-    people = People(clock, bus, SessionSettings(grace_secs=100.0, wall_command=(str(wall),)), "host-a")
+    people = People(
+        clock, bus, SessionSettings(grace_secs=100.0, announce="command", wall_command=(str(wall),)), "host-a"
+    )
     (blocker,) = await people.hold_back("version 2.0 waits")
     assert "user-c1 on tty1" in blocker.reason
     assert blocker.ends_at is not None

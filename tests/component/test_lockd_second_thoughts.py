@@ -57,7 +57,7 @@ class WholeHost(Host):
         self.drain = Drain(hooks, root / "drained.json", boot)
 
         def rooms(clock: MovingClock) -> Local:
-            people = People(clock, bus, SessionSettings(wall_command=(), **sessions), "m1")
+            people = People(clock, bus, SessionSettings(announce="nobody", **sessions), "m1")
             blockers = Blockers(clock, bus, (hooks, AlertSettings()), {})
             return Local(blockers, people, self.drain, Waiting(root / "waiting.json"), {})
 
