@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 from lockd.agent import AgentClient
-from lockd.bus import serve
+from lockd.bus import NAME, serve
 from lockd.config import Loaded
 from lockd.coordinator import Coordinator, Means, Policy
 from lockd.errors import ErrorCode, LocalError, LockdError
@@ -119,6 +119,12 @@ class Service:
     async def stop(self) -> None:
         """End what runs beside, and close the connections to the store; the bus stays open."""
         self._notifier.stopping()
+        await self.coordinator.dismiss()
+        with contextlib.suppress(bus_room.BusError, bus_room.BusCallError):  # it is lost: then nobody waits either
+            for _round_trip in range(
+                2
+            ):  # in the first, answers are put behind the question; after the second they are out
+                await self._bus.owner(NAME)
         await self._unregister()
         await self.coordinator.leave()
         await self._wired.close()

@@ -15,6 +15,7 @@ from updated.common.bus import Bus, BusCallError, BusError, connect
 
 LOCKD = ("org.lockd.Lockd1", "/org/lockd/Lockd1", "org.lockd.Lockd1.Manager")
 NOBODY = ("org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner")
+NO_REPLY = "org.freedesktop.DBus.Error.NoReply"  # the daemon left the bus in the middle of its answer
 REFUSED = "org.lockd.Error."  # what the daemon itself refuses
 
 
@@ -60,7 +61,7 @@ async def reboot(address: str | None, arguments: argparse.Namespace) -> int:
     """
     async with _open(address) as bus:
         looked = await _call(bus, "RequestReboot") == [True]
-        chain = list(json.loads((await _call(bus, "Explain"))[0]))
+        chain = await _chain_after(bus)
     if arguments.json:
         cli.print_json(chain)
     blocked = show.blocking(chain)
@@ -77,6 +78,14 @@ async def reboot(address: str | None, arguments: argparse.Namespace) -> int:
     if not arguments.json:
         print("The reboot is on its way.")
     return cli.Exit.DONE
+
+
+async def _chain_after(bus: Bus) -> list[dict[str, Any]]:
+    """Return the gates after a request; a daemon that is gone by then goes down with its host."""
+    try:
+        return list(json.loads((await _call(bus, "Explain"))[0]))
+    except LocalError as error:
+        return [{"gate": "daemon", "state": "open", "reason": f"it has ended since: {error.message}", "ends": ""}]
 
 
 async def _call(bus: Bus, member: str, signature: str = "", *arguments: object) -> list[Any]:
@@ -106,6 +115,11 @@ def _translate(error: BusError | BusCallError) -> NoReturn:
             hint="Is it running? `systemctl status lockd`. In a container set LOCKD_BUS_ADDRESS.",
             retry=Retry.LATER,
         ) from error
+    if error.name == NO_REPLY:
+        raise LocalError(
+            ErrorCode.UNREACHABLE, "lockd ended before it answered",
+            hint="The host goes down, or lockd was stopped: `systemctl status lockd`.", retry=Retry.LATER,
+        ) from error  # fmt: skip
     if error.name == "org.freedesktop.DBus.Error.AccessDenied":
         raise RefusedError(
             ErrorCode.BUSY, "this user may not ask lockd for that", hint="Run the command as root."
