@@ -65,12 +65,19 @@ def holders(etcd: Etcd) -> dict[str, str]:
     return {ticket["id"]: ticket["phase"] for ticket in json.loads(done.stdout)["holders"]}
 
 
-def log_in(host: NspawnHost) -> None:
-    """Let a person without privileges log in on a terminal, and wait until logind knows."""
+def add_person(host: NspawnHost) -> None:
+    """Make an account without privileges."""
     host.run("useradd", "--no-create-home", "--home-dir", "/tmp", "--shell", "/bin/sh", PERSON)
+
+
+def log_in(host: NspawnHost) -> None:
+    """Let a person without privileges log in on a terminal, and wait until logind knows and the terminal is theirs."""
+    add_person(host)
     host.write("log-in.py", LOGIN)
     host.run("systemd-run", "--quiet", "--unit=person", "python3", "/etc/log-in.py")
     wait_for(lambda: PERSON in host.run("loginctl", "list-sessions", "--no-legend").stdout, f"session of {PERSON}")
+    owned = ("stat", "--format=%U %a", "/dev/pts/0")
+    wait_for(lambda: host.run(*owned).stdout.split()[0] == PERSON, f"terminal of {PERSON}")
 
 
 def shown(host: NspawnHost) -> str:

@@ -69,6 +69,8 @@ class Bus:
             BusCallError: the other side (or the bus: no such name, access denied) answered with an error.
             BusError: no answer in 30 seconds, or the connection is gone.
         """
+        if self._gone.done():  # the library would leave the failed write behind as an exception that nobody takes
+            raise BusError("the connection to the bus is closed")
         values, descriptors = _split_descriptors(signature, body)
         message = Message(
             destination=destination,
