@@ -7,8 +7,10 @@ from dataclasses import replace
 from updated.config import HostSettings, SlotSettings
 from updated.slots.boot import BootControl
 from updated.slots.boot.efivars import read_loader_facts
+from updated.slots.boot.envfile import EnvFile, beside_of
 from updated.slots.boot.esp import MountedFolder, find_mounts
 from updated.slots.boot.gptprio import GptPrio
+from updated.slots.boot.grubenv import GrubEnv
 from updated.slots.boot.systemd_boot import SystemdBoot
 from updated.slots.layout import HostPaths, Layout
 from updated.slots.partitions import Partitions
@@ -51,6 +53,8 @@ def boot_control(slots: SlotSettings, host: HostPaths) -> BootControl:
         return GptPrio(disk, booted_partuuids=partuuids, layout=layout, host=host)
     # these boot loaders name a slot by its partition, so its type may be whatever the image's builder gave it
     parts = Partitions(disk, booted_partuuids=partuuids, layout=replace(layout, type_guid=None), host=host)
+    if slots.boot_loader == "grub":
+        return GrubEnv(parts, EnvFile(slots.grubenv), EnvFile(beside_of(slots.grubenv)))
     return SystemdBoot(
         parts,
         folders=lambda: [MountedFolder(place) for place in find_mounts(host, slots.esp)],

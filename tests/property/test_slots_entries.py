@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.esp import make_uki
@@ -109,6 +109,7 @@ def test_an_image_tells_what_the_model_reads() -> None:
     assert pe_sections(raw)[".cmdline"] == b"root=PARTUUID=1 quiet\0"
 
 
+@settings(deadline=None)
 @given(VERSIONS, VERSIONS)
 @example("1.0", "1")
 @example("1", "01")
@@ -130,6 +131,7 @@ CANDIDATES = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(CANDIDATES, min_size=1, max_size=4), st.booleans())
 def test_the_menu_is_in_the_models_order(candidates: list[Candidate], stripped: bool) -> None:
     """The same entry boots first by the product's order and by the independent model's."""
