@@ -228,8 +228,11 @@ def test_unmarking_takes_every_way_into_the_slot_away(host: EspHost) -> None:
     host.put("updated/slot-b/linux.updated-new", b"")
     seed = (host.esp / "loader/random-seed").read_bytes()
     control = host.control()
+    stale = {str(path.relative_to(host.esp)) for path in control.stale_of(other_slot(control))}
+    before = {str(path.relative_to(host.esp)) for path in host.esp.rglob("*") if path.is_file()}
     control.unmark(other_slot(control))
     assert host.entries() == ["memtest.conf", "slot-a.conf"]
+    assert stale == before - {str(path.relative_to(host.esp)) for path in host.esp.rglob("*") if path.is_file()}
     left = sorted(str(path.relative_to(host.esp)) for path in host.esp.rglob("*") if path.is_file())
     assert left == [
         "loader/entries/memtest.conf",

@@ -16,7 +16,7 @@ Files = dict[str, bytes]
 Change = tuple[str, str, str, bytes]  # create, rename or remove; path, other path, content
 
 
-@dataclass
+@dataclass(eq=False)
 class RecordedFat:
     """The file system; `log` has every change since it was made, `flush` among them."""
 

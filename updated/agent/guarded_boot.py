@@ -60,6 +60,10 @@ class GuardedBoot:
         """Return where a payload's files for the slot are put."""
         return self._inner.files_of(slot)
 
+    def stale_of(self, slot: Slot) -> tuple[Path, ...]:
+        """Return the files that un-marking the slot removes."""
+        return self._inner.stale_of(slot)
+
     def notes(self) -> tuple[str, ...]:
         """Return how the slots were found and what is wrong."""
         return self._inner.notes()

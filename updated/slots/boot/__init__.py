@@ -86,6 +86,10 @@ class BootControl(Protocol):
         """
         ...
 
+    def stale_of(self, slot: Slot) -> tuple[Path, ...]:
+        """Return the files that `unmark` removes with a slot, for whoever counts the room for new ones."""
+        ...
+
     def notes(self) -> tuple[str, ...]:
         """Return how the slots were found and what is wrong with the boot loader's data, in sentences."""
         ...

@@ -86,19 +86,24 @@ class EntryWriter:
         Raises:
             OSError: the file system refused.
         """
+        self._remove(self._menu.of(slot))
+        for folder, path in self.stale(slot, staging):
+            folder.remove(path)
+            _flush(folder, path)
+
+    def stale(self, slot: str, staging: Mapping[str, str]) -> list[tuple[BootFolder, str]]:
+        """Return the files beside a slot's entries that go with them: what nothing else names.
+
+        Raises:
+            OSError: a folder can't be read.
+        """
         entries = self._menu.of(slot)
         kept = {path for entry in self._menu.entries if entry not in entries for path in files_named(entry)}
-        self._remove(entries)
-        for entry in entries:
-            stale = files_named(entry) - kept - {entry.path.lower()}
-            for path in sorted(stale):
-                entry.folder.remove(_spelt(entry.folder, path))
-                _flush(entry.folder, path)
-        for folder in {id(entry.folder): entry.folder for entry in self._menu.entries}.values():
-            for path in staging.values():
-                if path.lower() not in kept and folder.size(path) is not None:
-                    folder.remove(path)
-                    _flush(folder, path)
+        places = [(entry.folder, path) for entry in entries for path in files_named(entry) - {entry.path.lower()}]
+        folders = {id(entry.folder): entry.folder for entry in self._menu.entries}.values()
+        places += [(folder, path) for folder in folders for path in staging.values()]
+        spelt = [(folder, _spelt(folder, path)) for folder, path in places if path.lower() not in kept]
+        return [(folder, path) for folder, path in dict.fromkeys(spelt) if folder.size(path) is not None]
 
     def _remove(self, entries: Sequence[BootEntry]) -> None:
         for entry in entries:

@@ -149,6 +149,10 @@ class GrubEnv:
         """Return the places that the settings name for a payload's kernel and initrd."""
         return self._parts.layout.files_of(slot)
 
+    def stale_of(self, slot: Slot) -> tuple[Path, ...]:
+        """Return nothing: a slot's files stay where they are until the install writes over them."""
+        return ()
+
     def notes(self) -> tuple[str, ...]:
         """Return which block it is, what its variables are, and what is wrong.
 

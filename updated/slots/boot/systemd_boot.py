@@ -177,6 +177,18 @@ class SystemdBoot:
                 return staged
             return {**staged, **_files_of_entry(mine[0])}
 
+    def stale_of(self, slot: Slot) -> tuple[Path, ...]:
+        """Return the slot's entries and the files that only they name, and what is staged for it.
+
+        Raises:
+            LocalError: as `slots`.
+        """
+        with translated("read"):
+            _, menu, _ = self._read()
+            stale = EntryWriter(menu).stale(slot.name, staging_of(slot))
+            places = [(entry.folder, entry.path) for entry in menu.of(slot.name)] + stale
+            return tuple(folder.root / path for folder, path in places)
+
     def notes(self) -> tuple[str, ...]:
         """Return which file systems the entries are on, what was booted, and what is wrong.
 
