@@ -38,7 +38,7 @@ campaign: bootstrap-test  ## the whole suite with the large numbers: long
 	CAMPAIGN=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 e2e: bootstrap-test  ## whole machines, containers and VMs: a table of each boot; CAMPAIGN=1 for all of them
-	LONG=1 $(BIN)/pytest -q -n $(JOBS) --dist worksteal tests/e2e
+	LONG=1 REQUIRE_MACHINES=1 $(BIN)/pytest -q -n $(JOBS) --dist worksteal tests/e2e
 
 bench: bootstrap-test  ## the tables of docs/benchmarks.md, on this machine: an hour; ROWS=fleet ROWS=full,cpu RUNS=5 JSON=FILE
 	$(if $(filter-out fleet,$(ROWS)),,$(BIN)/python -m tests.bench.fleet)

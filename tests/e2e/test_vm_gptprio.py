@@ -15,6 +15,7 @@ from fixtures.image.slot import SystemRelease
 from tests.e2e.conftest import StartRow
 from tests.support.campaign import scale
 from tests.support.verdicts import Scenario
+from tests.support.vm.able import needs_virtual_machine
 from tests.support.vm.disk import digest_of
 from tests.support.vm.machine import VirtualMachine, make_machine
 from tests.support.vm.outage import Outages
@@ -24,7 +25,7 @@ TIER = "vm gptprio"
 STATE, TICKETS = "lib/updated/state.json", "lib/lockd/tickets.json"
 NO_TICKET = '"tickets": {}'
 SEED = 20261201
-pytestmark = pytest.mark.timeout(3600)
+pytestmark = [needs_virtual_machine(), pytest.mark.timeout(3600)]
 
 
 @pytest.fixture
@@ -45,6 +46,10 @@ def test_update_and_power_cuts(scenario: StartRow, site: Site, first: SystemSlot
     outages = Outages(vm, (digest_of(first.image), digest_of(second.image)))
     _update(scenario(TIER, "update A to B, confirm"), vm, outages, second)
     assert vm.disk.digest("USR-A") == digest_of(first.image), "the old release is whole, to go back to"
+
+    liar = outages.after(outages.end_of(0), tmp_path / "liar", flushes=False)
+    assert liar.disk.digest("USR-B") != digest_of(second.image), "without the flushes the cuts below would strike"
+    liar.discard()
 
     row = scenario(TIER, "power cut in mid-write, finished")
     cut = outages.middle_of_slot("USR-B", random.Random(SEED))
@@ -81,7 +86,7 @@ def _update(row: Scenario, vm: VirtualMachine, outages: Outages, second: SystemS
     choice, guest = vm.boot_gptprio(write_log=outages.next_log())
     with guest:
         guest.wait_for(lambda: vm.disk.slot("USR-B").successful, "confirmation on the disk")
-        guest.wait_for(lambda: NO_TICKET in (vm.var(TICKETS) or ""), "release of lockd's ticket")
+        guest.wait_for(lambda: NO_TICKET in (vm.var(TICKETS) or ""), "release of lockd's ticket", every=3.0)
     row.booted(choice.label)
     assert choice.label == "USR-B"
     state = vm.disk.var_json(STATE, vm.scratch)
@@ -108,7 +113,7 @@ def test_kernel_panic_falls_back(scenario: StartRow, site: Site, first: SystemSl
     choice, guest = vm.boot_gptprio()
     with guest:
         guest.wait_for(site.rollbacks, "report of the rollback")
-        guest.wait_for(lambda: "did not boot well" in (vm.var(TICKETS) or ""), "pause of the group by lockd")
+        guest.wait_for(lambda: "did not boot well" in (vm.var(TICKETS) or ""), "pause of the group by lockd", every=3.0)
     row.booted(choice.label)
     assert choice.label == "USR-A"
     assert not vm.disk.slot("USR-B").may_boot

@@ -109,7 +109,7 @@ def make_machine(
     }
     esp = esp or empty_esp(folder / "esp.img")
     var = var_image({name.removeprefix("var/"): text for name, text in settings.items()}, folder / "var.img")
-    parts = [*more, *two_slots(slot.image, var, esp=esp)]
+    parts = [*more, *two_slots(slot.image, var, esp=esp, esp_bytes=esp.stat().st_size)]
     places = write_disk(folder / "disk.img", parts)
     var.unlink()
     return VirtualMachine(folder, MachineDisk(folder / "disk.img", places))

@@ -62,11 +62,18 @@ class Outages:
                 return Moment(boot, inside[len(inside) // 2] + 1, dice.getrandbits(32))
         raise AssertionError(f"no recorded boot wrote to {label}")
 
-    def after(self, moment: Moment, folder: Path) -> VirtualMachine:
-        """Return the machine that has its power back: its disk has what was flushed, and some of the rest."""
+    def end_of(self, boot: int) -> Moment:
+        """Return the moment behind the last request of a recorded boot."""
+        return Moment(boot, len(self._replay(boot).writes), boot)
+
+    def after(self, moment: Moment, folder: Path, *, flushes: bool = True) -> VirtualMachine:
+        """Return the machine that has its power back: its disk has what was flushed, and some of the rest.
+
+        Without `flushes` it has some of everything, as from a disk that takes no notice of them.
+        """
         folder.mkdir()
         disk = self._before[moment.boot].copy(folder / "disk.img")
-        cut = self._replay(moment.boot).cut(disk.path, moment.requests, random.Random(moment.seed))
+        cut = self._replay(moment.boot).cut(disk.path, moment.requests, random.Random(moment.seed), flushes=flushes)
         print(f"boot {moment.boot}: {cut}")
         return VirtualMachine(folder, disk)
 

@@ -19,6 +19,7 @@ T = TypeVar("T")
 HOST = "10.0.2.2"  # this machine, as a guest on QEMU's user network sees it
 MEMORY_MIB = 768  # the shipped units' MemoryMax=512M must be something that can be had
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+OVMF_SECURE = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 TCG = "tcg,thread=multi,tb-size=256"
 QUIET_SECS = 600.0  # twice the health gate's deadline: a machine that changes nothing for so long hangs
@@ -44,22 +45,27 @@ class DirectBoot:
 
 @dataclass(frozen=True)
 class Uefi:
-    """OVMF; `variables` is this machine's own copy of the firmware's variables."""
+    """OVMF; `variables` is this machine's own copy of the firmware's variables.
+
+    `secure` is the build that can enforce Secure Boot; system management mode keeps its variables from the kernel.
+    """
 
     variables: Path
-    code: Path = OVMF_CODE
     secure: bool = False
 
     @classmethod
-    def fresh(cls, variables: Path) -> Uefi:
-        """Make a firmware with empty variables."""
+    def fresh(cls, variables: Path, *, secure: bool = False) -> Uefi:
+        """Make a firmware with empty variables: without any key."""
         shutil.copyfile(OVMF_VARS, variables)
-        return cls(variables)
+        return cls(variables, secure)
 
     def arguments(self) -> list[str]:
         """QEMU's arguments."""
+        code = OVMF_SECURE if self.secure else OVMF_CODE
+        guarded = ["-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"]
         return [
-            *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={self.code}"),
+            *(guarded if self.secure else []),
+            *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}"),
             *("-drive", f"if=pflash,format=raw,unit=1,file={self.variables}"),
         ]
 
@@ -173,7 +179,9 @@ class Guest:
         code = self._process.wait()
         assert code == 0, f"QEMU ended with {code}: {self._errors.read_text()[-2000:]}"
 
-    def wait_for(self, look: Callable[[], T], what: str, budget_secs: float = 600.0, *, may_end: bool = False) -> T:
+    def wait_for(
+        self, look: Callable[[], T], what: str, budget_secs: float = 600.0, *, may_end: bool = False, every: float = 0.1
+    ) -> T:
         """Wait until `look` returns something; how busy this host is doesn't matter.
 
         Args:
@@ -181,6 +189,7 @@ class Guest:
             what: what is waited for, for the message.
             budget_secs: of the guest's processor time.
             may_end: whether the machine may switch itself off meanwhile.
+            every: seconds between two looks; more for one that is dear.
 
         Raises:
             MachineHangsError: the guest used that much, or neither wrote nor said anything for QUIET_SECS.
@@ -196,7 +205,7 @@ class Guest:
                 raise MachineHangsError(f"no {what} in {used:.0f} s of processor time:\n{self._tail()}")
             if self._quiet_secs() > QUIET_SECS:
                 raise MachineHangsError(f"no {what}, and nothing else for {QUIET_SECS:.0f} s:\n{self._tail()}")
-            time.sleep(0.1)
+            time.sleep(every)
 
     def cut_power(self) -> None:
         """End it at once.

@@ -106,17 +106,18 @@ class Replay:
                     target.seek(offset)
                     target.write(data)
 
-    def cut(self, disk: Path, requests: int, dice: random.Random) -> Cut:
+    def cut(self, disk: Path, requests: int, dice: random.Random, *, flushes: bool = True) -> Cut:
         """Bring a copy of the first disk to a power cut after so many requests.
 
         What a flush covered is there, and what was written with FUA. Of each other write the dice decide whether it is
-        there, isn't, or is there in part: some of its sectors.
+        there, isn't, or is there in part: some of its sectors. Without `flushes` the disk is one that takes no notice
+        of them: a control, for then what is armed must be seen to be torn.
         """
-        durable = last_flush(self.writes, requests)
+        durable = last_flush(self.writes, requests) if flushes else 0
         lost = torn = 0
         with self._log.open("rb") as log, disk.open("r+b") as target:
             for index, write in enumerate(self.writes[:requests]):
-                fate = "kept" if index < durable or write.fua else dice.choice(("kept", "lost", "torn"))
+                fate = "kept" if index < durable or (write.fua and flushes) else dice.choice(("kept", "lost", "torn"))
                 lost += fate == "lost"
                 torn += fate == "torn"
                 if fate == "lost":
