@@ -195,7 +195,7 @@ class Demo:
         self.say("The health gate judges the trial boot.")
         machine.wait_reboot_request()
         assert machine.updated is not None
-        self.show(machine.updated.wait_log("trial-boot-unhealthy"))
+        self.show(machine.updated.wait_log("event=unhealthy"))
         label = self.boot(machine)
         status = machine.wait_status("confirmed boot", {"boot_confirmed": True})
         self.check(

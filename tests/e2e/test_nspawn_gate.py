@@ -46,7 +46,7 @@ def milestones(host: NspawnHost, message_id: str) -> list[dict[str, str]]:
 
 
 def test_failed_check_costs_one_boot(nspawn_host: MakeHost, release_server: ReleaseServer, scenario: StartRow) -> None:
-    """A check that fails ends the trial after one boot, whatever tries are left; the host says which unit, and its words."""
+    """A check that fails ends the trial after one boot, whatever tries are left; the host says which unit and why."""
     row = scenario("nspawn", "failed check: back to A after one trial boot")
     host = updated_host(nspawn_host, release_server, FIRE)
     row.booted("USR-A")

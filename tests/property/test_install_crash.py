@@ -15,7 +15,7 @@ from tests.support.crash_replay import Figures, Recording, Replay, judge_all
 from tests.support.figures import note
 
 pytestmark = pytest.mark.timeout(scale(300, 3600))
-FAILED_BOOTS = 4  # three tries, then the old release again
+FAILED_BOOTS = 2  # one, in which its tries are spent, then the old release again
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def test_a_cut_while_a_bad_release_is_tried(quick: Path, releases: Releases, rec
     assert figures.faults == []
     assert figures.images >= 80
     assert figures.converged == figures.tried > 0
-    assert replay.host.reboots >= 3
+    assert replay.host.reboots >= 1
 
 
 def _note(record_property, figures: Figures) -> None:

@@ -252,7 +252,15 @@ class Session:
 
     async def _run(self, release: Release) -> None:
         event = self.boot_work.recall()
-        if event is Event.BOOT_UNJUDGED and await self.boot_work.judge_health() == (Event.UNHEALTHY_TRIAL,):
+        if event is Event.BOOT_UNJUDGED:
+            try:
+                (event,) = await self.boot_work.judge_health()
+            except UpdateError as error:
+                self.context.note_error(error)  # as the loop does, and the host stays up
+                return
+        if event is Event.LOST_TRIAL:
+            await self.boot_work.give_up()
+        if event in (Event.LOST_TRIAL, Event.UNHEALTHY_TRIAL):
             await self.boot_work.fall_back()
             return
         done = self.context.known()[0].version == NEW or NEW in self.context.memory.failed_versions
