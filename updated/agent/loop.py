@@ -27,6 +27,7 @@ from updated.agent.talk import error_event
 from updated.common.clock import rfc3339
 from updated.common.log import configure, get_logger
 from updated.common.notify import Notifier
+from updated.common.own_io import bytes_moved
 from updated.errors import ErrorCode, RefusedError, Retry, UpdateError
 
 log = get_logger("agent")
@@ -45,6 +46,7 @@ FAILURES = {
     Effect.REPORT: Event.REPORTED,  # what could not be told stays in the outbox for the next time
     Effect.PING: Event.REPORTED,
 }
+MOVED_BYTES = 1024 * 1024  # between two looks of the watchdog's: far less than any medium does, far more than log lines
 SETTLED = frozenset({State.IDLE, State.NEED_REBOOT, State.UNHEALTHY, State.FALLING_BACK})
 
 
@@ -322,12 +324,17 @@ class Agent:
             listener(self.view)
 
     async def _feed_watchdog(self) -> None:
-        """Tell systemd that we are alive, but not while work is under way that makes no progress."""
+        """Tell systemd that we are alive, but not while work is under way that makes no progress.
+
+        Progress is what the work tells, or data that are read and written: hashing a source, copying a slot and looking
+        through what could be reused tell nothing while they last.
+        """
         if self._notifier.watchdog_secs is None:
             return
-        seen = -1
+        told, moved = -1, 0
         while True:
-            if self.context.pulse != seen or self.view.state in SETTLED:
-                seen = self.context.pulse
+            now = bytes_moved()
+            if self.context.pulse != told or now - moved >= MOVED_BYTES or self.view.state in SETTLED:
                 self._notifier.watchdog()
+            told, moved = self.context.pulse, now
             await self._clock.sleep(self._notifier.watchdog_secs / 4)
