@@ -17,7 +17,7 @@ cd "$(dirname "$0")"
 # program:package, as Debian and Ubuntu name them
 demo_programs="etcd:etcd-server dbus-daemon:dbus mkfs.ext4:e2fsprogs debugfs:e2fsprogs e2fsck:e2fsprogs sfdisk:fdisk"
 test_programs="git:git setpriv:util-linux dbus-send:dbus mkfs.erofs:erofs-utils fsck.erofs:erofs-utils cgpt:cgpt
-    systemd-analyze:systemd openssl:openssl curl:curl veritysetup:cryptsetup-bin objcopy:binutils
+    systemd-analyze:systemd strace:strace openssl:openssl curl:curl veritysetup:cryptsetup-bin objcopy:binutils
     systemd-nspawn:systemd-container mmdebstrap:mmdebstrap losetup:mount partx:util-linux nsenter:util-linux
     qemu-system-x86_64:qemu-system-x86 mkfs.vfat:dosfstools mcopy:mtools strip:binutils depmod:kmod
     busybox:busybox-static grub-mkimage:grub-common
