@@ -52,6 +52,8 @@ class LockdError(OperatorError):
 class RefusedError(LockdError):
     """Policy says no, or not now: a command exits with 3."""
 
+    refused = True
+
 
 class RemoteError(LockdError):
     """etcd or what it sent is at fault."""

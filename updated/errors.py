@@ -136,6 +136,8 @@ class UpdateError(OperatorError):
 class RefusedError(UpdateError):
     """Policy or trust says no: a command exits with 3."""
 
+    refused = True
+
 
 class RemoteError(UpdateError):
     """A server or what it sent is at fault."""

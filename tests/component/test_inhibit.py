@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from dbus_next import Message, MessageType
+from dbus_next.aio.message_bus import MessageBus
 
 from tests.support.dbus import private_bus
 from tests.support.disks import Bits, make_disk
 from updated.agent.guarded_boot import GuardedBoot
-from updated.common.bus import Bus, connect
+from updated.common.bus_line import close_socket
 from updated.common.inhibit import Inhibitor
 from updated.slots.boot.gptprio import GptPrio
 from updated.slots.disk import FileDisk
@@ -23,8 +24,8 @@ from updated.slots.disk import FileDisk
 class Logind:
     """Owns logind's name; each lock is the write end of a pipe, so that the read end shows when it is let go."""
 
-    def __init__(self, bus: Bus) -> None:
-        self._raw = bus._raw
+    def __init__(self, raw: MessageBus) -> None:
+        self._raw = raw
         self.asked: list[list[str]] = []
         self.locks: list[int] = []
         self._sending: set[asyncio.Task[None]] = set()
@@ -62,11 +63,13 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 async def logind(address: str) -> AsyncIterator[Logind]:
-    bus = await connect(address, with_descriptors=True)
+    bus = await MessageBus(bus_address=address, negotiate_unix_fd=True).connect()
     made = Logind(bus)
     await bus.request_name("org.freedesktop.login1")
     yield made
-    await bus.close()
+    bus.disconnect()
+    await bus.wait_for_disconnect()
+    close_socket(bus)
     for lock in made.locks:
         os.close(lock)
 

@@ -60,6 +60,8 @@ class EngineInterface(ServiceInterface):
 class AgentInterface(ServiceInterface):
     """org.updated.Agent1.Manager: JSON documents whose keys the man page promises."""
 
+    shared = frozenset({"Slots"})  # one run for all who ask meanwhile
+
     def __init__(self, agent: Agent) -> None:
         super().__init__(INTERFACE)
         self._agent = agent

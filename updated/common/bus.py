@@ -7,17 +7,19 @@ interface), so that another library could take its place.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dbus_next import BusType, DBusError, Message, MessageType
-from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import MessageFlag, NameFlag, RequestNameReply
 from dbus_next.errors import AuthError, InvalidAddressError
 from dbus_next.service import ServiceInterface
 
+from updated.common.bus_frames import Head
+from updated.common.bus_line import AnswerError, BusLine, close_all, close_socket
 from updated.common.errors import OperatorError
+from updated.common.text import printable
 
 DAEMON = "org.freedesktop.DBus"
 DAEMON_PATH = "/org/freedesktop/DBus"
@@ -28,19 +30,35 @@ class BusError(Exception):
     """The bus can't be reached, or a name is taken."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An error of a daemon of ours as its answer carries it, behind the sentence for other programs."""
+
+    code: int
+    name: str
+    message: str
+    hint: str
+    refused: bool
+    retry: str
+
+
+TOLD = "susssbs"  # the signature of such an answer
+
+
 class BusCallError(Exception):
     """The other side answered a call with an error."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, text: str, told: Told | None = None) -> None:
         super().__init__(f"{name}: {text}")
         self.name = name
         self.text = text
+        self.told = told  # what one of our daemons says of it as data
 
 
 class Bus:
     """One open connection; made by `connect`."""
 
-    def __init__(self, raw: MessageBus, *, auto_start: bool = True) -> None:
+    def __init__(self, raw: BusLine, *, auto_start: bool = True) -> None:
         self._raw = raw
         self._flags = MessageFlag.NONE if auto_start else MessageFlag.NO_AUTOSTART
         self._loop = asyncio.get_running_loop()
@@ -50,6 +68,7 @@ class Bus:
         self._lost: list[tuple[str, Callable[[], None]]] = []
         # one task of our own: to cancel whoever waits for the library's future would cancel that future for everyone
         self._gone = asyncio.ensure_future(raw.wait_for_disconnect())
+        raw.listens = self._listens
         raw.add_message_handler(self._on_message)
 
     async def call(
@@ -108,7 +127,7 @@ class Bus:
         finally:
             self._kept.discard(message.serial)
         if len(reply.unix_fds) != 1:
-            _close_all(reply.unix_fds)
+            close_all(reply.unix_fds)
             raise BusError(f"{destination} answered {member} with {len(reply.unix_fds)} descriptors, not with one")
         return int(reply.unix_fds[0])
 
@@ -117,13 +136,15 @@ class Bus:
             async with asyncio.timeout(CALL_SECS):
                 reply = await self._raw.call(message)
         except TimeoutError as error:
+            self._raw._method_return_handlers.pop(message.serial, None)  # noqa: SLF001 - the library waits for ever
             raise BusError(f"{message.destination} did not answer {message.member} in {CALL_SECS:.0f} s") from error
         except (OSError, EOFError) as error:
             raise BusError(f"the connection to the bus broke: {error}") from error
         if reply is None:
             raise BusError("the connection to the bus is closed")
         if reply.message_type is MessageType.ERROR:
-            raise BusCallError(reply.error_name or "", str(reply.body[0]) if reply.body else "")
+            told = Told(*reply.body[1:]) if reply.signature == TOLD else None
+            raise BusCallError(reply.error_name or "", str(reply.body[0]) if reply.body else "", told)
         return reply
 
     async def subscribe(
@@ -196,7 +217,7 @@ class Bus:
         if self._raw.connected:
             self._raw.disconnect()
         await self.wait_closed()
-        _close_socket(self._raw)
+        close_socket(self._raw)
 
     async def _add_match(self, rule: str) -> None:
         await self.call(DAEMON, DAEMON_PATH, DAEMON, "AddMatch", "s", [rule])
@@ -204,7 +225,7 @@ class Bus:
     def _on_message(self, message: Message) -> None:
         # closed after the method that they're for, which keeps copies of what it wants; an answer's are the caller's
         if message.unix_fds and message.reply_serial not in self._kept:
-            self._loop.call_soon(_close_all, list(message.unix_fds))
+            self._loop.call_soon(close_all, list(message.unix_fds))
         if message.message_type is not MessageType.SIGNAL:
             return
         if message.member == "NameOwnerChanged" and message.sender == DAEMON:
@@ -214,12 +235,19 @@ class Bus:
                 if sender == name and not new:
                     lost()
             return
-        for (sender, *shape), handler in self._handlers:
-            if (
-                shape == [message.path, message.interface, message.member]
-                and self._owners.get(sender) == message.sender
-            ):
+        for who, handler in self._handlers:
+            if self._is_from(who, message):
                 handler(message.body)
+
+    def _listens(self, head: Head) -> bool:
+        """Tell by its head whether a signal is one that somebody here waits for."""
+        if head.sender == DAEMON:
+            return head.member == "NameOwnerChanged"
+        return any(self._is_from(who, head) for who, _ in self._handlers)
+
+    def _is_from(self, who: tuple[str, str, str, str], signal: Head | Message) -> bool:
+        sender, *shape = who
+        return shape == [signal.path, signal.interface, signal.member] and self._owners.get(sender) == signal.sender
 
 
 def _split_descriptors(signature: str, body: Sequence[Any]) -> tuple[list[Any], list[int]]:
@@ -233,29 +261,6 @@ def _split_descriptors(signature: str, body: Sequence[Any]) -> tuple[list[Any], 
     return values, descriptors
 
 
-def _close_all(descriptors: Sequence[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)
-
-
-def _close_socket(raw: MessageBus) -> None:
-    """Close the socket and the stream on it, which would keep it open; the library offers no public way to either."""
-    for name in ("_sock", "_stream"):
-        if hasattr(raw, name):
-            getattr(raw, name).close()
-
-
-class _ClosingBus(MessageBus):  # type: ignore[misc]  # the library is Any to mypy
-    """The library's connection, which would leave its socket open when nobody listens at the address."""
-
-    def _setup_socket(self) -> None:
-        try:
-            super()._setup_socket()
-        except BaseException:
-            _close_socket(self)
-            raise
-
-
 async def connect(address: str | None, *, with_descriptors: bool = False, auto_start: bool = True) -> Bus:
     """Connect to the bus at `address`, or to the system bus.
 
@@ -267,7 +272,7 @@ async def connect(address: str | None, *, with_descriptors: bool = False, auto_s
     """
     where = address or "the system bus"
     try:
-        raw = _ClosingBus(bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=with_descriptors)
+        raw = BusLine(bus_address=address, bus_type=BusType.SYSTEM, negotiate_unix_fd=with_descriptors)
         async with asyncio.timeout(CALL_SECS):
             await raw.connect()
     except (OSError, EOFError, TimeoutError, AuthError, InvalidAddressError) as error:
@@ -275,7 +280,11 @@ async def connect(address: str | None, *, with_descriptors: bool = False, auto_s
     return Bus(raw, auto_start=auto_start)
 
 
-def as_bus_error(error: OperatorError, prefix: str) -> DBusError:
-    """Turn an error into the D-Bus form `PREFIX.CamelName` with the sentence and the hint."""
+def as_bus_error(error: OperatorError, prefix: str) -> AnswerError:
+    """Turn an error into the D-Bus form `PREFIX.CamelName`: one sentence for any program, then all of it as data.
+
+    The data are code (u), name, message and hint (s), whether policy or trust refused (b), what may be tried again (s).
+    """
     name = "".join(word.capitalize() for word in error.code.name.split("_"))
-    return DBusError(f"{prefix}.{name}", f"{error.message}. {error.hint}")
+    data = (int(error.code), error.name, error.message, error.hint, error.refused, error.retry.value)
+    return AnswerError(f"{prefix}.{name}", printable(f"{error.message}. {error.hint}", 2000), TOLD, data)

@@ -26,6 +26,8 @@ class OperatorError(Exception):
     and on a terminal: so both are one printable line of bounded length, whoever made them.
     """
 
+    refused = False  # whether policy or trust said no: a command exits with 3
+
     def __init__(self, code: IntEnum, message: str, *, hint: str, retry: Retry = Retry.NO) -> None:
         message = printable(message)
         super().__init__(message)

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from updated.common.bus import Bus, BusCallError, BusError, connect
-from updated.errors import ErrorCode, LocalError, RefusedError, Retry
+from updated.common.bus import Bus, BusCallError, BusError, Told, connect
+from updated.errors import ErrorCode, LocalError, RefusedError, Retry, UpdateError
 
 NAME, PATH, INTERFACE = "org.updated.Agent1", "/org/updated/Agent1", "org.updated.Agent1.Manager"
 LOCKD = ("org.lockd.Lockd1", "/org/lockd/Lockd1", "org.lockd.Lockd1.Manager")
@@ -120,6 +120,16 @@ def _translate(error: BusError | BusCallError) -> NoReturn:
         raise RefusedError(
             ErrorCode.BUSY, "this user may not ask the agent for that", hint="Run the command as root."
         ) from error
+    if error.told is not None:
+        raise _as_told(error.told) from error
     raise RefusedError(
         ErrorCode.BUSY, error.text, hint="`update-ctl explain` tells what is going on.", retry=Retry.LATER
     ) from error
+
+
+def _as_told(told: Told) -> UpdateError:
+    """Return a daemon's error as it was there; a code that only a newer daemon knows is an error all the same."""
+    kind = RefusedError if told.refused else LocalError
+    code = ErrorCode(told.code) if told.code in set(ErrorCode) else ErrorCode.ERROR
+    retry = Retry(told.retry) if told.retry in {one.value for one in Retry} else Retry.NO
+    return kind(code, told.message, hint=told.hint, retry=retry)
