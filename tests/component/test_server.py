@@ -12,6 +12,11 @@ import pytest
 
 from tests.support.processes import Process, run_tool, tool
 from tests.support.releases import PRODUCT, Workshop
+from tests.support.tap import Tap
+from updated.install.effort import Effort
+from updated.install.fetch import HttpSource, make_http
+from updated.install.pace import FetchLimits
+from updated.install.ranges import Span
 from updated.omaha.messages import App, Event, NoUpdate, Offer, Request
 from updated.omaha.request import encode_request
 from updated.omaha.response import decide, parse_response
@@ -81,6 +86,17 @@ def test_ranges_are_exact(server: Server, asked: str, first: int, last: int | No
     assert answer.status_code == 206
     assert answer.content == whole[first : None if last is None else last + 1]
     assert answer.headers["Content-Range"].endswith(f"/{len(whole)}")
+
+
+def test_scattered_parts_cost_only_themselves(server: Server) -> None:
+    """Three hundred parts that a host lacks come from this server as those parts, never as the whole payload."""
+    whole = server.payload.read_bytes()
+    spans = [Span(at, at + 100) for at in range(0, len(whole) - 100, len(whole) // 300)]
+    with Tap(int(server.url.rpartition(":")[2])) as tap, make_http() as http:
+        url = f"{tap.url}/packages/{server.payload.name}"
+        source = HttpSource([url], http=http, expected_size=len(whole), effort=Effort(FetchLimits()))
+        assert b"".join(source.read(spans)) == b"".join(whole[span.begin : span.end] for span in spans)
+    assert tap.passed < len(whole) / 4
 
 
 def test_range_beyond_the_end_is_refused(server: Server) -> None:

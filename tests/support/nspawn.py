@@ -4,7 +4,7 @@ The slot's partition is mounted read-only as the root, the disk and its partitio
 partition of its own, /etc is the image's with a writable layer that lies in /var. A reboot ends systemd-nspawn with
 exit code 133; then the boot loader model (`tests.support.bootloader`) picks the next slot from the bits on the disk.
 
-LIMITS is the whole list of what differs from a machine, each with its reason. Nothing else that ships is off.
+What differs from a machine is in `tests.support.nspawn_limits`. Nothing else of what ships is switched off.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import mmap
 import os
 import signal
 import subprocess
-import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -26,43 +25,16 @@ from typing import Any, Self
 
 from fixtures.image.disk import two_slots, write_disk
 from fixtures.image.slot import var_image
-from tests.support.bootloader import Choice, boot, valid_copies
+from tests.support.bootloader import Choice, Copy, boot, valid_copies
 from tests.support.control_group import ControlGroup
 from tests.support.disks import ENV
 from tests.support.loop_disk import LoopDisk, PartMounted, run, unmount
+from tests.support.nspawn_limits import LIMITS, new_clock
 from tests.support.processes import Process, wait_for
 
 REBOOT_CODE = 133  # systemd-nspawn's exit code when the container asked for a reboot
 MIB = 1024 * 1024
 BOOT_SECS = 120.0
-
-
-@dataclass(frozen=True)
-class Limit:
-    """What nspawn can't do as a machine does; `files` of /etc and `options` of systemd-nspawn stand in for it."""
-
-    what: str
-    why: str
-    files: Mapping[str, str]
-    options: Sequence[str] = ()
-
-
-LIMITS = (
-    Limit(
-        "the boot id is read from /run/boot-id, a new one for each boot",
-        "ProtectProc= and ProtectKernelTunables= mount a fresh /proc, whose boot id is the test machine's, always",
-        {
-            "updated/conf.d/10-nspawn.toml": '[host]\nboot_id = "/run/boot-id"\n',
-            "lockd/conf.d/10-nspawn.toml": 'boot_id_file = "/run/boot-id"\n',
-        },
-    ),
-    Limit(
-        "the container may load BPF programs",
-        "without that systemd can't, and doesn't say so: DevicePolicy= and IPAddressDeny= would be ignored in silence",
-        {},
-        ("--capability=CAP_BPF,CAP_NET_ADMIN,CAP_PERFMON", "--system-call-filter=bpf"),
-    ),
-)
 
 
 class NspawnHost:
@@ -215,6 +187,15 @@ class NspawnHost:
             assert done.returncode == 0, f"{' '.join(argv)}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
+    def pid_of(self, program: str) -> int:
+        """Return the process id, as this machine has it, of the oldest process that runs a file of /usr/bin in it."""
+        assert self._group is not None
+        for pid in sorted(self._group.processes()):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if f"/usr/bin/{program}\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        raise AssertionError(f"{program} doesn't run")
+
     def start(self, *argv: str, user: str | None = None) -> Process:
         """Start a command in it; its output goes to the process's log. It ends with the machine at the latest."""
         process = Process(self._inside(argv, user), self.folder / f"command-{len(self._others)}-{uuid.uuid4().hex}.log")
@@ -243,15 +224,24 @@ class NspawnHost:
     # -- what the disk says
 
     def bits(self) -> dict[str, Choice]:
-        """Return the slots as the disk's partition table has them now, by label, both copies being equal."""
+        """Return the slots as the disk's partition table has them, by label; both its copies say the same."""
+        first, second = ({slot.label: slot for slot in copy.slots()} for copy in self._copies())
+        assert first == second, f"the copies of the partition table differ: {first} {second}"
+        return first
+
+    def eligible(self) -> set[str]:
+        """Return the labels of the slots that either copy of the table lets boot, whoever writes it at this moment."""
+        return {slot.label for copy in self._copies() for slot in copy.slots() if slot.may_boot}
+
+    def _copies(self) -> list[Copy]:
         os.sync()  # what the loop device's page cache holds
-        with self.disk.open("rb") as file:
-            return _copies(file.fileno())
+        with self.disk.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return valid_copies(data)
 
     def slot_digest(self, label: str, size: int | None = None) -> str:
         """Return the SHA-256 of a slot's bytes on the disk (of the first `size`), hex."""
         os.sync()
-        slot = self.bits()[label]
+        slot = next(slot for slot in self._copies()[0].slots() if slot.label == label)
         left, whole = slot.size if size is None else size, sha256()
         with self.disk.open("rb") as file:
             file.seek(slot.offset)
@@ -361,22 +351,6 @@ class NspawnHost:
             if process.child.poll() is None:
                 process.child.send_signal(signal.SIGCONT)
         return False
-
-
-def new_clock() -> list[str]:
-    """Return how to start a command for which the time since the boot begins now, as it does for a machine."""
-    since = {"--monotonic": time.CLOCK_MONOTONIC, "--boottime": time.CLOCK_BOOTTIME}
-    offsets = [part for option, clock in since.items() for part in (option, f"-{int(time.clock_gettime(clock))}")]
-    return ["unshare", "--fork", "--time", *offsets, "--"]
-
-
-def _copies(descriptor: int) -> dict[str, Choice]:
-    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
-        copies = valid_copies(data)
-        assert len(copies) == 2, f"{len(copies)} valid copies of the partition table"
-        first, second = ({slot.label: slot for slot in copy.slots()} for copy in copies)
-    assert first == second, f"the copies of the partition table differ: {first} {second}"
-    return first
 
 
 def _make_folders(lower: Path, upper: Path, folder: Path) -> None:

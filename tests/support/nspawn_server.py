@@ -12,6 +12,7 @@ from fixtures.image.slot import SystemRelease, slot_image
 from fixtures.image.system import keys
 from tests.support.etcd import free_port
 from tests.support.processes import Process, run_tool, tool, wait_for
+from tests.support.tap import Tap
 
 PRODUCT = "org.example.test-os"
 SETTINGS = """[server]
@@ -62,8 +63,9 @@ def _link(file: Path, path: Path) -> None:
 class ReleaseServer:
     """update-server on a free port of loopback, where the container's network is too; a context manager."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, tap: Tap | None = None) -> None:
+        """Take a folder of its own, and a tap that packages are to come through."""
+        self.folder, self._tap = folder, tap
         folder.mkdir(parents=True, exist_ok=True)
         self.url = ""
         self._server: Process | None = None
@@ -72,6 +74,9 @@ class ReleaseServer:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         argv = [*tool("update-server"), "serve", str(self.folder), "--listen", f"127.0.0.1:{port}"]
+        if self._tap is not None:
+            self._tap.target = port
+            argv += ["--public-url", self._tap.url]
         self._server = Process(argv, self.folder.with_suffix(".log"))
         wait_for(lambda: str(port) in self._log(), "update-server", self._server)
         return self

@@ -32,7 +32,9 @@ from updated.install.wire import WATCH, WideTransport
 
 PIECE = 256 * 1024  # bytes read at once from a file
 OK, PARTIAL = 200, 206
-RANGES_PER_REQUEST = 128  # their header stays below the 4 to 8 KiB that servers take
+# Their header stays below the 4 to 8 KiB that servers take. For more ranges the framework under update-server sends the
+# whole file instead, and Apache does for more than 200.
+RANGES_PER_REQUEST = 100
 MOST_REQUESTS = 40  # for one read; the smallest gaps are fetched too rather than ask more often
 FEWEST_REQUESTS = 8  # left for what is missing yet, however many were made
 NO_END = 2**62
