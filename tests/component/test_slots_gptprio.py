@@ -119,14 +119,28 @@ def test_a_hash_partition_that_is_not_there_is_named(disk: Path) -> None:
 def test_notes_say_which_copy_is_damaged(disk: Path) -> None:
     """`notes` names the disk, and the copy of the table that doesn't hold; after a change nothing is damaged."""
     boot = running_from(disk)
-    assert [str(disk) in note for note in boot.notes()] == [True]
+    assert [str(disk) in note for note in boot.notes()] == [True, False]
     with disk.open("r+b") as file:
         file.seek(-valid_copies(disk.read_bytes())[0].sector, 2)
         file.write(b"X")  # in the backup header's signature
-    assert ["backup copy" in note for note in boot.notes()] == [False, True]
+    assert ["backup copy" in note for note in boot.notes()] == [False, False, True]
     boot.unmark(other_slot(boot))
     boot.arm(other_slot(boot), 1)
-    assert len(boot.notes()) == 1
+    assert len(boot.notes()) == 2
+
+
+@pytest.mark.parametrize("copy", ["primary", "backup"])
+def test_a_confirmed_boot_mends_a_damaged_copy(disk: Path, copy: str) -> None:
+    """`confirm` writes a damaged copy of the table anew, also when the slot is marked good already; cgpt agrees."""
+    boot, sector = running_from(disk), valid_copies(disk.read_bytes())[0].sector
+    boot.confirm(boot.booted())
+    whole = disk.read_bytes()
+    with disk.open("r+b") as file:
+        file.seek(sector if copy == "primary" else len(whole) - sector)
+        file.write(bytes(sector))
+    assert len(valid_copies(disk.read_bytes())) == 1
+    boot.confirm(boot.booted())
+    assert disk.read_bytes() == whole
 
 
 def test_priorities_never_run_out(disk: Path) -> None:

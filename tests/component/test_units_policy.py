@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 READS = {
     agent_bus.ENGINE_INTERFACE: {"GetStatus"},
-    agent_bus.INTERFACE: {"Status", "Explain", "History", "Slots"},
+    agent_bus.INTERFACE: {"Status", "Explain", "History", "Slots", "SlotNotes"},
     lockd_bus.INTERFACE: {"Status", "Explain", "Group", "Machines", "Windows"},
 }
 INTERFACES: dict[str, tuple[str, type[ServiceInterface]]] = {

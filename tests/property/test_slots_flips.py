@@ -80,18 +80,21 @@ def test_a_change_heals_every_flipped_bit(good: bytes) -> None:
         assert raw_entry(disk.data, "USR-A") == entry
 
 
-def test_damage_alone_is_no_reason_to_write(good: bytes) -> None:
-    """Where a slot's bits are already as they should be, not a byte is written, however damaged one copy is."""
+def test_damage_is_mended_by_a_confirmed_boot_and_by_nothing_else(good: bytes) -> None:
+    """Where a slot's bits are as they should be, un-marking writes nothing for a damaged copy; confirming mends it."""
     running = partuuid_of(good, "USR-A")
     done = MemoryDisk(bytearray(good))
     control(done, running).unmark(other_slot(control(done, running)))
+    whole = [copy.entries for copy in valid_copies(bytes(done.data))]
+    assert len(whole) == 2
     for bit in random.Random(SEED).sample(flips(bytes(done.data), 0), scale(200, 4000)):
         disk = done.copy()
         flip(disk, bit)
         boot = control(disk, running)
         boot.unmark(other_slot(boot))
-        boot.confirm(boot.booted())
         assert disk.log == [], f"bit {bit}"
+        boot.confirm(boot.booted())
+        assert [copy.entries for copy in valid_copies(bytes(disk.data))] == whole, f"bit {bit}"
 
 
 def test_damage_in_both_copies_is_refused(good: bytes) -> None:

@@ -87,6 +87,11 @@ class AgentInterface(ServiceInterface):
         return json.dumps(await _read_slots(self._agent))
 
     @method()
+    async def SlotNotes(self) -> "s":
+        """Return how the slots were found and what is wrong with the boot loader's data: a list of sentences."""
+        return json.dumps(await _read_notes(self._agent))
+
+    @method()
     def Check(self):
         """Look at the server without installing."""
         _ask(self._agent, Event.ASKED_CHECK)
@@ -152,6 +157,13 @@ async def _read_slots(agent):
     except OperatorError as error:
         raise as_bus_error(error, ERROR_PREFIX) from error
     return slot_documents(slots, booted)
+
+
+async def _read_notes(agent):
+    try:
+        return await asyncio.to_thread(agent.context.means.boot.notes)
+    except OperatorError as error:
+        raise as_bus_error(error, ERROR_PREFIX) from error
 
 
 class Announcer:

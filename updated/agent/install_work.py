@@ -184,6 +184,7 @@ class InstallWork:
             armed_at=context.now(),
             by_hand=by_hand,
         )
+        context.memory.slots.pop(installed.slot.partuuid, None)  # what booted well from there is written over
         context.means.store.forget_bad_boots()
         context.save()
         contents = Contents(installed.version, installed.files, installed.root_hash)

@@ -26,6 +26,7 @@ class Offline:
     view: View = field(default_factory=View)
     memory: Memory = field(default_factory=Memory)
     slots: list[dict[str, Any]] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     problems: list[UpdateError] = field(default_factory=list)
 
 
@@ -49,7 +50,7 @@ def look(settings: Settings, at: str) -> Offline:
     try:
         boot = boot_control(settings.slots, host_paths(settings.host))
         slots, booted = boot.slots(), boot.booted()
-        found.slots = slot_documents(slots, booted)
+        found.slots, found.notes = slot_documents(slots, booted), boot.notes()
         found.view.slot_booted = booted.name
         _show_pending(found, booted)
     except UpdateError as error:

@@ -78,7 +78,13 @@ class RollbackWork:
                 f"slot {other.name} holds nothing that has booted well",
                 hint="Only a release that was confirmed here, and not written over since, can be gone back to.",
             )
-        known = self._context.memory.slots.get(other.partuuid, {})
+        known = self._context.memory.slots.get(other.partuuid)
+        if known is None:
+            raise RefusedError(
+                ErrorCode.NOTHING_TO_ROLL_BACK,
+                f"slot {other.name} is marked good, but the agent doesn't remember that it confirmed what is in there",
+                hint="Only a release that was confirmed here, and not written over since, can be gone back to.",
+            )
         index, floor = known.get("rollback_index"), self._context.means.store.floor()
         if (index or 0) < floor:
             said = "an unknown rollback index" if index is None else f"the rollback index {index}"

@@ -163,7 +163,7 @@ async def _slots(daemon: Daemon, arguments: argparse.Namespace) -> int:
     if arguments.json:
         cli.print_json(slots)
     else:
-        print(show.slots_lines(slots))
+        print(show.slots_lines(slots, await daemon.document("SlotNotes")))
     return cli.Exit.DONE
 
 

@@ -38,7 +38,7 @@ async def answer(arguments: argparse.Namespace, unreachable: LocalError) -> int:
     printers: dict[str, Callable[[], tuple[Any, str]]] = {
         "status": lambda: _status(found, why),
         "explain": lambda: _explain(found, why),
-        "slots": lambda: (found.slots, show.slots_lines(found.slots) if found.slots else ""),
+        "slots": lambda: (found.slots, show.slots_lines(found.slots, found.notes) if found.slots else ""),
         "history": lambda: (
             found.memory.history,
             show.history_lines(found.memory.history) if found.memory.history or not found.problems else "",

@@ -101,8 +101,8 @@ def explain_lines(reasons: Sequence[Mapping[str, str]], gates: Sequence[Mapping[
     return "\n".join(lines)
 
 
-def slots_lines(slots: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out both slots."""
+def slots_lines(slots: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> str:
+    """Lay out both slots, and below them how they were found and what is wrong."""
     rows = [
         (
             ("* " if slot["booted"] else "  ") + slot["name"],
@@ -115,7 +115,8 @@ def slots_lines(slots: Sequence[Mapping[str, Any]]) -> str:
         )
         for slot in slots
     ]
-    return table(rows, ("  SLOT", "LABEL", "SIZE", "PRIORITY", "TRIES", "CONFIRMED", "BOOTABLE"))
+    head = ("  SLOT", "LABEL", "SIZE", "PRIORITY", "TRIES", "CONFIRMED", "BOOTABLE")
+    return "\n".join([table(rows, head), *([""] if notes else []), *notes])
 
 
 def history_lines(history: Sequence[Mapping[str, str]]) -> str:

@@ -11,6 +11,7 @@ from updated.slots.devices import partition_node
 from updated.slots.disk import Disk, FileDisk
 from updated.slots.gpt import Entry, Table
 from updated.slots.layout import NAMES, HostPaths, Layout, Slot, find_entries, find_verity, place_of, slot_of
+from updated.slots.running import how_told
 from updated.slots.tables import Found, read_table
 
 Opener = Callable[[bool], AbstractContextManager[Disk]]
@@ -128,6 +129,16 @@ class Partitions:
         place = place_of(find_verity(table, self.layout)[NAMES.index(slot.name)], table.sector_size)
         return (*self.place(place), len(place))
 
+    def notes(self) -> tuple[str, ...]:
+        """Return how the running slot was told, and what is wrong with either copy of the table.
+
+        Raises:
+            LocalError: GPT_INVALID, SLOT_NOT_FOUND, BOOT_CONTROL.
+        """
+        found = self.read()
+        running = self.running(self.slots(found.table))
+        return (f"Slot {running.name} runs: {how_told(running.partuuid, self._host)}.", *damage(found))
+
     @contextmanager
     def opened(self, *, writable: bool) -> Iterator[Disk]:
         """Open the disk for as long as its table is read or changed.
@@ -180,7 +191,7 @@ def refuse_without_fallback(running: Slot, other: Slot) -> None:
 def damage(found: Found) -> tuple[str, ...]:
     """Return what is wrong with the two copies of a table, in sentences."""
     said = [
-        f"The {name} copy of the partition table is damaged ({problem})."
+        f"The {name} copy of the partition table is damaged ({problem}); the next confirmed boot mends it."
         for name, problem in (("primary", found.primary_damage), ("backup", found.backup_damage))
         if problem
     ]

@@ -30,6 +30,16 @@ def booted_partuuids(host: HostPaths) -> tuple[str, ...]:
     return tuple(dict.fromkeys(uuid for uuid in found if uuid))
 
 
+def how_told(partuuid: str, host: HostPaths) -> str:
+    """Return in a sentence's second half how it is known that the system runs from a partition."""
+    for device in running_devices(host):
+        if partuuid_of_device(device, host) == partuuid:
+            return f"what is mounted at / or /usr is on its partition {device.name}"
+    named = [value for kind, value in NAMED.findall(read_fact(host.cmdline)) if kind == "PARTLABEL"]
+    by = f"its label {named[0]}" if named else "its PARTUUID"
+    return f"the kernel command line names it by {by}; no device under / or /usr is one of its disk"
+
+
 def _labelled(label: str, host: HostPaths) -> list[str | None]:
     named = re.compile(rf"^PARTNAME={re.escape(label)}$", re.MULTILINE)
     return [partuuid_of_device(part, host) for part in all_partitions(host) if named.search(read_fact(part / "uevent"))]

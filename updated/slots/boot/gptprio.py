@@ -12,14 +12,16 @@ marked it; `confirm` lowers that too, and `arm` refuses rather than touch the en
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from updated.errors import ErrorCode, LocalError
 from updated.slots.boot import Contents
+from updated.slots.disk import Disk
 from updated.slots.gpt import COREOS_ROOTFS, NIBBLE, Entry, Table, priority_of, set_boot_bits, successful_of, tries_of
 from updated.slots.layout import HostPaths, Layout, Slot, slot_of
-from updated.slots.partitions import Opener, Partitions, damage, refuse_other, refuse_without_fallback
-from updated.slots.tables import read_table, write_table
+from updated.slots.partitions import Opener, Partitions, refuse_other, refuse_without_fallback
+from updated.slots.tables import Found, read_table, write_table
 
 
 class GptPrio:
@@ -84,7 +86,7 @@ class GptPrio:
         self._change(slot, lambda table: (self._priority_above(table, slot), tries, False))
 
     def confirm(self, slot: Slot) -> None:
-        """Mark the running slot as good, and put the priorities as low as their order allows.
+        """Mark the running slot as good, put the priorities as low as their order allows, mend a damaged copy.
 
         Each table that a cut may leave boots the running slot, or what was armed above it before.
 
@@ -95,6 +97,7 @@ class GptPrio:
             found = read_table(disk)
             refuse_other(slot, self._parts.running(self._parts.slots(found.table)))
             if all(_proven(self._entry(copy, slot)) for copy in found.copies):
+                _mend(disk, found)
                 return
             wanted = self._confirmed(found.table, slot)
             if any(copy.entries != wanted.entries for copy in found.copies):
@@ -150,7 +153,7 @@ class GptPrio:
             LocalError: GPT_INVALID, BOOT_CONTROL.
         """
         how = f"The slots are partitions of {self._parts.path}; their GPT attributes choose (gptprio)."
-        return (how, *damage(self._parts.read()))
+        return (how, *self._parts.notes())
 
     def _change(self, slot: Slot, bits: Callable[[Table], tuple[int, int, bool]]) -> None:
         """Set another slot's boot bits in both copies, unless each good copy has them already.
@@ -200,6 +203,13 @@ class GptPrio:
             f"slot {slot.name} is gone from {self._parts.path}",
             hint="Look at the disk with `lsblk`.",
         )
+
+
+def _mend(disk: Disk, found: Found) -> None:
+    """Write a damaged copy anew where there is room for it; `notes` goes on telling of one that can't be written."""
+    if found.primary_damage or found.backup_damage:
+        with suppress(LocalError):  # the boot is as good as it is without it
+            write_table(disk, found, found.table)
 
 
 def _roots(table: Table) -> list[Entry]:

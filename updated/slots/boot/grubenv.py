@@ -26,7 +26,7 @@ from updated.slots.boot import Contents
 from updated.slots.boot.envblock import NAME, EnvBlock, changed_block, new_block, parse_block
 from updated.slots.boot.envfile import EnvFile
 from updated.slots.layout import NAMES, Slot
-from updated.slots.partitions import Partitions, damage, refuse_other, refuse_without_fallback
+from updated.slots.partitions import Partitions, refuse_other, refuse_without_fallback
 
 PROVEN = "PROVEN"
 
@@ -171,7 +171,7 @@ class GrubEnv:
             names = ("ORDER", *(f"{letter}_{what}" for letter in NAMES for what in ("OK", "TRY")))
             said.append("It has " + ", ".join(f"{name}={_shown(state.block, name)}" for name in names) + ".")
         said += self._environment.oddities()
-        return (*said, *damage(self._parts.read()))
+        return (*said, *self._parts.notes())
 
     def _read(self) -> _State:
         plain = self._parts.slots(self._parts.read().table)

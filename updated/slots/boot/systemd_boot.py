@@ -24,7 +24,7 @@ from updated.slots.boot.esp import BootFolder
 from updated.slots.boot.esp_changes import EntryWriter
 from updated.slots.boot.esp_errors import no_entry, no_esp, refuse_mismatch, translated
 from updated.slots.layout import NAMES, Slot, find_verity
-from updated.slots.partitions import Partitions, damage, refuse_other, refuse_without_fallback
+from updated.slots.partitions import Partitions, refuse_other, refuse_without_fallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ class SystemdBoot:
             said.append(
                 "The boot loader doesn't tell which entry it booted: nobody can see whether entry and root agree."
             )
-        return (*said, *menu.problems, *_oddities(menu, facts, running), *damage(self._parts.read()))
+        return (*said, *menu.problems, *_oddities(menu, facts, running), *self._parts.notes())
 
     def _boot_folders(self) -> Sequence[BootFolder]:
         folders = self._folders()
