@@ -124,3 +124,16 @@ def test_bad_old_release_falls_back_to_the_newer_one(bench: Bench) -> None:
     bench.machine.boot()
     status = bench.machine.wait_status("confirmed boot", {"boot_confirmed": True})
     assert (status["version_booted"], status["rolled_back"]["version"]) == ("1.2.0", "1.1.0")
+
+
+def test_rollback_to_what_nobody_remembers_is_refused(bench: Bench) -> None:
+    """Bits that call the other slot good aren't enough: without a memory of its confirmation here it is left alone."""
+    update_and_boot(bench, "1.1.0")
+    bench.machine.stop()
+    (bench.machine.root / "state/state.json").unlink()
+    bench.machine.start()
+    bench.machine.wait_status("confirmed boot", {"boot_confirmed": True})
+    assert bench.machine.slots()["A"]["successful"]
+    done = bench.machine.ctl("rollback", "--yes")
+    assert (done.returncode, "doesn't remember that it confirmed" in done.stderr) == (3, True), done.stderr
+    assert bench.machine.status()["state"] == "idle"
