@@ -201,7 +201,7 @@ def kernel_before_the_unmark(patch: pytest.MonkeyPatch) -> None:
     honest = GptPrio.unmark
 
     def rename_first(self: GptPrio, slot: Slot) -> None:
-        kernel = self._path.parent / "boot/vmlinuz-b"
+        kernel = self.files_of(slot)["kernel"]
         durable.write_atomic(kernel, b"new kernel" * 700)
         honest(self, slot)
 
