@@ -27,7 +27,7 @@ from updated.slots.gpt import (
     successful_of,
     tries_of,
 )
-from updated.slots.layout import find_entries, slot_of
+from updated.slots.layout import Layout, find_entries, slot_of
 
 NIBBLES = st.integers(0, 15)
 
@@ -132,7 +132,7 @@ def test_short_entries_are_refused() -> None:
 def test_slots_are_found_by_type_and_label() -> None:
     """A partition of another type with a slot's label is no slot."""
     data = "0fc63daf-8483-4772-8e79-3d69d8477de4"
-    found = find_entries(table(entry(2, "USR-A", 50, 60, kind=data), *SLOTS), ("USR-A", "USR-B"))
+    found = find_entries(table(entry(2, "USR-A", 50, 60, kind=data), *SLOTS), Layout())
     assert found == SLOTS
     slot = slot_of("A", found[0], 512)
     assert (slot.offset, slot.size, slot.bootable) == (100 * 512, 100 * 512, False)
@@ -155,5 +155,5 @@ def test_slots_are_found_by_type_and_label() -> None:
 def test_a_table_where_a_slot_isnt_apart_is_refused(entries: tuple[Entry, ...], code: ErrorCode, why: str) -> None:
     """Slots that are missing, ambiguous, or share bytes or a name with anything else are never used."""
     with pytest.raises(LocalError, match=why) as caught:
-        find_entries(table(*entries), ("USR-A", "USR-B"))
+        find_entries(table(*entries), Layout())
     assert caught.value.code is code

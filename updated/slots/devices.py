@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from updated.slots.layout import HostPaths
 
+RUNNING = ("/", "/usr")  # what a system runs from is mounted there
 SECTOR = 512  # sysfs counts in these, whatever the medium's sectors are
 
 
@@ -51,15 +53,55 @@ def running_devices(host: HostPaths) -> list[Path]:
 
 
 def _mounted(host: HostPaths) -> list[Path]:
-    """Return what mountinfo has under / and /usr, by number and by name: btrfs has a number that no device has."""
+    """Return what mountinfo has under / and /usr, by number and by name: btrfs has a number that no device has.
+
+    Of an overlay it is what the read-only layers below are on.
+    """
     found: list[Path] = []
-    for fields in map(str.split, read_fact(host.mountinfo).splitlines()):
-        if fields[4] in ("/", "/usr"):
-            found.append(host.sysfs / "dev/block" / fields[2])
-            source = fields[fields.index("-") + 2]
-            if source.startswith("/dev/"):
-                found.append(host.sysfs / "class/block" / Path(source).resolve().name)  # /dev/mapper/usr is a link
+    mounts = list(_mounts(host))
+    for mount in mounts:
+        if mount.point in RUNNING:
+            for below in (mount, *_layers(mount, mounts)):
+                found.append(host.sysfs / "dev/block" / below.number)
+                if below.source.startswith("/dev/"):  # /dev/mapper/usr is a link
+                    found.append(host.sysfs / "class/block" / Path(below.source).resolve().name)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    """A line of mountinfo (proc(5))."""
+
+    number: str
+    point: str
+    kind: str
+    source: str
+    options: str
+
+
+def _mounts(host: HostPaths) -> Iterator[_Mount]:
+    for fields in map(str.split, read_fact(host.mountinfo).splitlines()):
+        after = fields[fields.index("-") + 1 :]
+        yield _Mount(fields[2], fields[4], after[0], after[1], after[2] if len(after) > 2 else "")  # noqa: PLR2004
+
+
+def _layers(mount: _Mount, mounts: Sequence[_Mount]) -> list[_Mount]:
+    """Return the mounts that an overlay's lower directories are in, as far as they can be seen."""
+    if mount.kind != "overlay":
+        return []
+    lower = [option.removeprefix("lowerdir=") for option in mount.options.split(",") if option.startswith("lowerdir=")]
+    folders = [folder for folders in lower for folder in folders.split(":") if folder]
+    found = []
+    for folder in folders:
+        above = [one for one in mounts if one.point != "/" and f"{folder}/".startswith(f"{one.point}/")]
+        found += sorted(above, key=lambda one: len(one.point))[-1:]
+    return found
+
+
+def told_mounts(host: HostPaths) -> str:
+    """Return what is mounted at / and /usr in words, for whoever reads that nothing of it is a slot."""
+    told = {mount.point: f"{mount.point} is {mount.kind} of {mount.source}" for mount in _mounts(host)}
+    return ", ".join(told[point] for point in RUNNING if point in told) or "mountinfo has no /"
 
 
 def leaves(device: Path) -> list[Path]:

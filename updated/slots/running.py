@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from updated.errors import LocalError
-from updated.slots.devices import all_partitions, is_partition, read_fact, running_devices
+from updated.errors import ErrorCode, LocalError
+from updated.slots.devices import all_partitions, is_partition, read_fact, running_devices, told_mounts
 from updated.slots.disk import FileDisk
 from updated.slots.gpt import Entry
-from updated.slots.layout import HostPaths, not_found
+from updated.slots.layout import HostPaths
 from updated.slots.tables import read_table
 
 # The kernel's own root=, dracut's mount.usr=, usr= and verity.usr= as Flatcar has them, systemd's verity generators'.
@@ -76,8 +76,17 @@ def find_disk(partuuids: Sequence[str], host: HostPaths) -> Path:
     candidates = running or [part for part in all_partitions(host) if partuuid_of_device(part, host) in partuuids]
     disks = {device.resolve().parent.name for device in candidates}
     if len(disks) != 1:
-        raise not_found(
-            f"{len(disks)} disks have a partition that this system may run from"
-            f" ({', '.join(sorted(disks)) or 'none'}; looked for {', '.join(partuuids) or 'no PARTUUID'})"
-        )
+        raise _no_disk(disks, partuuids, host)
     return host.dev / disks.pop()
+
+
+def _no_disk(disks: Collection[str], partuuids: Sequence[str], host: HostPaths) -> LocalError:
+    looked = f"{told_mounts(host)}; looked for {', '.join(partuuids) or 'no PARTUUID'}"
+    return LocalError(
+        ErrorCode.SLOT_NOT_FOUND,
+        f"{len(disks)} disks have a partition that this system may run from"
+        f" ({', '.join(sorted(disks)) or 'none'}; {looked})",
+        hint="Slots are GPT partitions, under / or /usr directly, below device-mapper (verity, crypt), an overlay or a"
+        " whole-disk RAID, or named by root=PARTUUID= or the like on the kernel command line. Name the disk in"
+        " slots.disk, and look at `lsblk -o +PARTLABEL,PARTUUID` and docs/boot-loaders.md.",
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from updated.errors import ErrorCode, LocalError
 from updated.slots.disk import Disk
 from updated.slots.gpt import (
     SECTOR_SIZES,
@@ -20,6 +21,7 @@ from updated.slots.gpt import (
     parse_header,
 )
 
+MBR_SIZE, MBR_ENTRIES, PROTECTIVE = 512, 446, 0xEE  # bytes, offset of four entries of 16, the type that says "GPT"
 PRIMARY_ENTRIES_LBA = 2  # where the specification has them, when a damaged primary doesn't tell
 
 
@@ -53,7 +55,22 @@ def read_table(disk: Disk) -> Found:
         if table is not None:
             return Found(table, backup if primary else None, primary_damage, backup_damage)
         problems.append(f"primary: {primary_damage}; backup: {backup_damage}")
+    if _has_only_mbr(disk):
+        raise LocalError(
+            ErrorCode.GPT_INVALID,
+            "the disk has an MBR and no GUID partition table",
+            hint="Slots are found by the labels and ids of a GPT; build the image with one.",
+        )
     raise invalid(f"the disk has no good partition table ({problems[0]})")
+
+
+def _has_only_mbr(disk: Disk) -> bool:
+    """Tell a disk with a table of the old kind from one whose GPT is damaged: that one has a protective MBR."""
+    if disk.size < MBR_SIZE:
+        return False
+    sector = disk.read(0, MBR_SIZE)
+    types = {sector[at + 4] for at in range(MBR_ENTRIES, MBR_SIZE - 2, 16)} - {0}
+    return sector[-2:] == b"\x55\xaa" and bool(types) and PROTECTIVE not in types
 
 
 def _try_copy(disk: Disk, sector_size: int, lba: int) -> tuple[Table | None, str | None]:
