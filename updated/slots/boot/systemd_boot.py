@@ -218,6 +218,7 @@ class SystemdBoot:
     def _read(self) -> tuple[tuple[Slot, ...], Menu, Mapping[str, SlotIdentity]]:
         table = self._parts.read().table
         plain = self._parts.slots(table)
+        self._parts.running(plain)  # a system that runs from neither slot is told so first, whatever its ESP is
         hashes = find_verity(table, self._parts.layout)
         identities = {}
         for number, slot in enumerate(plain):
