@@ -13,16 +13,22 @@ HOUSE_TESTS = tests/unit/test_house_*.py tests/component/test_units_*.py
 export PYTHON VENV
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo test check campaign e2e bench proto lock install install-python install-files clean bootstrap-demo bootstrap-test
+.PHONY: help demo test check campaign e2e bench proto lock install install-python install-files clean image vm bootstrap-demo bootstrap-test bootstrap-image bootstrap-vm bootstrap-install
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-bootstrap-demo bootstrap-test:
+bootstrap-demo bootstrap-test bootstrap-image bootstrap-vm bootstrap-install:
 	@./bootstrap.sh $(@:bootstrap-%=%)
 
 demo: bootstrap-demo  ## two slots in a file, a signed release, an update, a refused forgery, a rollback
 	@$(BIN)/python -m tests.e2e.demo
+
+image: bootstrap-image  ## a disk image with two slots and a boot loader that updates itself: image-out/disk.img
+	@$(BIN)/python -m tests.e2e.screen image
+
+vm: bootstrap-vm  ## that machine on your screen (QEMU), with an update waiting: it updates itself before your eyes
+	@$(BIN)/python -m tests.e2e.screen vm
 
 test: check  ## everything that CI runs
 	$(BIN)/pytest -n $(JOBS) --dist worksteal
@@ -60,7 +66,7 @@ install: install-files install-python  ## a whole host below DESTDIR: commands, 
 LIBRARY := /usr/lib/updated/python
 TARGET_PYTHON ?=
 FOR_TARGET := $(if $(TARGET_PYTHON),--python-version $(TARGET_PYTHON) --implementation cp --no-compile)
-install-python: bootstrap-demo
+install-python: bootstrap-install
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --upgrade -r requirements.lock \
 	    --target $(DESTDIR)$(LIBRARY) $(if $(TARGET_PYTHON),--only-binary :all: $(FOR_TARGET))
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --upgrade . \
@@ -88,5 +94,5 @@ install-files:
 	install -D -m 644 -t $(DESTDIR)/usr/share/man/man8 docs/man/*.8
 
 clean:  ## what was made here, the environment too
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo-out image-out
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,14 +1,17 @@
 #!/bin/sh
 # Gets this machine ready for one Makefile target: system programs first, then the Python environment.
 #
+#   ./bootstrap.sh install what `make install` needs: Python packages only
 #   ./bootstrap.sh demo    what `make demo` needs
 #   ./bootstrap.sh test    what `make test` and `make check` need as well
+#   ./bootstrap.sh image   what `make image` needs
+#   ./bootstrap.sh vm      what `make vm` needs as well
 #
 # Root on a system with apt-get installs what is missing; anyone else is told which packages to ask for. A second call
 # costs nothing: the environment carries the fingerprint of what it was made from.
 set -eu
 
-profile=${1:?usage: bootstrap.sh demo|test}
+profile=${1:?usage: bootstrap.sh install|demo|test|image|vm}
 python=${PYTHON:-python3}
 venv=${VENV:-.venv}
 PATH=$PATH:/usr/sbin:/sbin
@@ -27,10 +30,17 @@ test_programs="git:git setpriv:util-linux dbus-send:dbus mkfs.erofs:erofs-utils 
 test_files="/usr/share/OVMF/OVMF_CODE_4M.fd:ovmf /usr/lib/systemd/boot/efi/systemd-bootx64.efi:systemd-boot-efi
     /usr/lib/grub/i386-pc/boot.img:grub-pc-bin"
 
+image_programs="mkfs.ext4:e2fsprogs debugfs:e2fsprogs sfdisk:fdisk mmdebstrap:mmdebstrap systemd-sysusers:systemd
+    mkfs.vfat:dosfstools mcopy:mtools strip:binutils depmod:kmod setpriv:util-linux"
+image_files="/usr/lib/systemd/boot/efi/systemd-bootx64.efi:systemd-boot-efi /usr/share/OVMF/OVMF_CODE_4M.fd:ovmf"
+
 case $profile in
+    install) programs= files= lock=requirements.lock ;;
     demo) programs=$demo_programs files= lock=requirements.lock ;;
     test) programs="$demo_programs $test_programs" files=$test_files lock=requirements-dev.lock ;;
-    *) echo "usage: bootstrap.sh demo|test" >&2; exit 2 ;;
+    image) programs=$image_programs files=$image_files lock=requirements.lock ;;
+    vm) programs="$image_programs qemu-system-x86_64:qemu-system-x86" files=$image_files lock=requirements.lock ;;
+    *) echo "usage: bootstrap.sh install|demo|test|image|vm" >&2; exit 2 ;;
 esac
 
 missing_packages() {

@@ -19,8 +19,15 @@ from types import TracebackType
 from typing import Self
 
 END = "=== that was it ==="
+HERE_DOCUMENT = re.compile(r"<<'?EOF\b")
 MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
-COMMANDS = {"lockctl": "lockd.ctl.main", "lockd": "lockd.main", "lockd-fleetlock": "lockd.fleetlock_main"}
+COMMANDS = {
+    "lockctl": "lockd.ctl.main",
+    "lockd": "lockd.main",
+    "lockd-fleetlock": "lockd.fleetlock_main",
+    "update-payload": "updated.release.main",
+    "update-server": "updated.server.main",
+}
 
 
 @dataclass
@@ -42,7 +49,7 @@ def steps_of(page: str) -> Iterator[Step]:
             elif line.startswith("$ "):
                 if step:
                     yield step
-                step, document = Step(line[2:]), "<<'EOF'" in line
+                step, document = Step(line[2:]), HERE_DOCUMENT.search(line) is not None
             elif step:
                 step.expected.append(line)
         if step:

@@ -83,7 +83,6 @@ class FileTarget:
 
     def __enter__(self) -> Self:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)  # a slot's first release with boot files finds none
             flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             self._fd = os.open(self._beside, flags, MODE)
             os.fchmod(self._fd, self._mode)  # whatever the umask is
