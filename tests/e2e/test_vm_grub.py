@@ -22,6 +22,7 @@ from tests.support.vm.qemu import Bios
 from tests.support.vm.site import Site
 
 TIER = "vm grub"
+PROVEN = f"{ENVIRONMENT}.proven"
 SLOTS = f'boot_loader = "grub"\ngrubenv = "/efi/{ENVIRONMENT}"\nkernel_path = "/efi/vmlinuz-{{slot}}"'
 ESP_NUMBER = 2
 pytestmark = [needs_virtual_machine(), pytest.mark.timeout(3600)]
@@ -73,6 +74,7 @@ def test_update_is_confirmed(scenario: StartRow, site: Site, first: SystemSlot, 
         guest.wait_for(lambda: "2.0.0" in site.versions(), "request of the new release")
     row.booted("B")
     assert _environment(machine)["ORDER"].split()[0] == "B"
+    assert read_environment(machine.disk.esp_file(PROVEN))["PROVEN"] == "B"
 
 
 @pytest.mark.long

@@ -63,7 +63,7 @@ def test_update_is_blessed(
         guest.wait_for(lambda: "2.0.0" in site.versions(), "request of the new release")
     row.booted("B")
     entry = machine.disk.esp_file(f"{ENTRIES}/slot-b.conf").decode()
-    assert machine.disk.slot("USR-B").partuuid in entry or "PARTLABEL=USR-B" in entry
+    assert "root=PARTLABEL=USR-B" in entry or machine.disk.slot("USR-B").partuuid in entry, "a cut here finds it whole"
     assert "Kernel panic" not in guest.said()
 
 

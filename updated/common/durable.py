@@ -1,4 +1,4 @@
-"""Small files that survive a power cut: written beside, flushed, renamed, directory flushed."""
+"""Small files that survive a power cut: written beside, flushed, renamed, flushed again, directory flushed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        rename_flushed(beside, path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
@@ -53,6 +53,23 @@ def give_to_directory_owner(fd: int, directory: Path) -> None:
     owner, made = directory.stat(), os.fstat(fd)
     if (owner.st_uid, owner.st_gid) != (made.st_uid, made.st_gid):
         os.fchown(fd, owner.st_uid, owner.st_gid)
+
+
+def rename_flushed(old: Path, new: Path) -> None:
+    """Rename a file, and flush it once more under its new name; `sync_directory` then makes the name durable.
+
+    FAT keeps a file's size in its name's entry, and Linux writes that with the file: without this flush the medium has
+    the new name with size 0, whatever was flushed before the rename and even when the directory is flushed after it.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    old.replace(new)
+    fd = os.open(new, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def remove_durably(path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from updated.common.durable import sync_directory
+from updated.common.durable import rename_flushed, sync_directory
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.install.operations import Writable, copy, hash_of
 from updated.payload.manifest import Image
@@ -174,7 +174,7 @@ class FileTarget:
             LocalError: DOWNLOAD_WRITE or NO_SPACE.
         """
         try:
-            self._beside.replace(self.path)
+            rename_flushed(self._beside, self.path)
             self._committed = True
             sync_directory(self.path.parent)
         except OSError as error:

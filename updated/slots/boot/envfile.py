@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from updated.common.durable import sync_directory
+from updated.common.durable import rename_flushed, sync_directory
 from updated.slots.boot.envblock import SIZE
 from updated.slots.boot.esp_errors import translated
 
@@ -64,7 +64,7 @@ class EnvFile:
         beside = EnvFile(self.path.with_name(self.path.name + ".updated-new"))
         try:
             beside._overwrite(data, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW)
-            beside.path.replace(self.path)
+            rename_flushed(beside.path, self.path)
         except BaseException:
             with suppress(FileNotFoundError):
                 beside.path.unlink()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from updated.common.durable import sync_directory
+from updated.common.durable import rename_flushed, sync_directory
 from updated.slots.devices import read_fact
 from updated.slots.layout import HostPaths
 
@@ -100,9 +100,9 @@ class MountedFolder:
             os.fsync(file.fileno())
 
     def rename(self, old: str, new: str) -> None:
-        """Rename a file."""
+        """Rename a file; its size is in the new name's entry, too, when this returns."""
         (self.root / new).parent.mkdir(parents=True, exist_ok=True)
-        (self.root / old).replace(self.root / new)
+        rename_flushed(self.root / old, self.root / new)
 
     def remove(self, path: str) -> None:
         """Remove a file if it is there."""
