@@ -1,8 +1,9 @@
 """A FAT file system in memory that records each change, and what a power cut may leave of them.
 
 What is flushed is there. Of what isn't, FAT promises nothing: a new name may be missing, a removed one still there, and
-of a renaming the old name, the new one, both or neither may be left. A file's content was flushed before it is renamed;
-one that was being written may have any beginning of it.
+of a renaming the old name, the new one, both or neither may be left. The new name may lead to nothing: Linux writes
+size and place of the content into it with the next flush of the file (seen with kernel 6.1). One that was being
+written may have any beginning of its content.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ def cuts(before: Files, log: list[Change]) -> Iterator[Files]:
     """Return every state that a power cut after any number of changes may leave, `before` among them."""
     seen: set[tuple[tuple[str, bytes], ...]] = set()
     for length in range(len(log) + 1):
-        settled, pending = _settled(before, log[:length])
+        known, pending = settled(before, log[:length])
         for outcome in product(*(_outcomes(change) for change in pending)):
-            state = dict(settled)
+            state = dict(known)
             for added, gone in outcome:
                 for path in gone:
                     state.pop(path, None)
@@ -84,7 +85,7 @@ def cuts(before: Files, log: list[Change]) -> Iterator[Files]:
                 yield state
 
 
-def _settled(before: Files, log: list[Change]) -> tuple[Files, list[Change]]:
+def settled(before: Files, log: list[Change]) -> tuple[Files, list[Change]]:
     """Return what is on the medium for sure, and the changes that may be."""
     state, pending = dict(before), list[Change]()
     for change in log:
@@ -118,7 +119,8 @@ def _outcomes(change: Change) -> list[tuple[Files, list[str]]]:
         return [({}, []), ({path: data}, []), ({path: data[: len(data) // 2]}, []), ({path: b""}, [])]
     if kind == "remove":
         return [({}, []), ({}, [path])]
-    return [({}, []), ({}, [path]), ({other: data}, []), ({other: data}, [path])]
+    news = ({}, {other: data}, {other: b""})
+    return [(new, gone) for new in news for gone in ([], [path])]
 
 
 @dataclass(frozen=True)
