@@ -11,6 +11,7 @@ import pytest
 from fixtures.image.slot import SystemRelease, slot_image
 from tests.e2e.releases import FIRST
 from tests.support.nspawn import NspawnHost
+from tests.support.nspawn_able import needs_machine
 from tests.support.nspawn_group import TicketGroup
 from tests.support.nspawn_server import ReleaseServer
 from tests.support.verdicts import Scenario
@@ -18,6 +19,15 @@ from tests.support.vm.site import Site, serving
 
 MakeHost = Callable[..., NspawnHost]
 StartRow = Callable[[str, str], Scenario]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip, and say so, what boots a machine where none can be booted."""
+    booting = [item for item in items if "nspawn_host" in getattr(item, "fixturenames", ())]
+    if booting:
+        mark = needs_machine()
+        for item in booting:
+            item.add_marker(mark)
 
 
 @pytest.fixture

@@ -14,12 +14,10 @@ from fixtures.image.slot import SystemRelease, slot_digest
 from tests.e2e.conftest import MakeHost, StartRow
 from tests.e2e.releases import FIRST
 from tests.support.nspawn import NspawnHost
-from tests.support.nspawn_able import needs_machine
 from tests.support.nspawn_server import ReleaseServer
 from tests.support.processes import wait_for
 from tests.support.tap import Tap
 
-pytestmark = needs_machine()
 LARGE = SystemRelease("1.2.0", filler=32 * MIB)
 NEEDED = 48 * MIB  # what a host that has FIRST fetches of it
 LOST_AT_A_KILL = 6 * MIB  # fetched ahead, or written since the last flush

@@ -5,11 +5,9 @@ from __future__ import annotations
 from fixtures.image.slot import SystemRelease
 from tests.e2e.conftest import MakeHost, StartRow
 from tests.support.nspawn import NspawnHost
-from tests.support.nspawn_able import needs_machine
 from tests.support.nspawn_server import ReleaseServer
 from updated.agent import message_ids
 
-pytestmark = needs_machine()
 CHECK = """
 [Unit]
 Description=Looks whether this system is well

@@ -10,13 +10,10 @@ from tests.e2e.conftest import MakeHost, StartRow
 from tests.e2e.releases import DEAD, FIRST, NEXT, UNHEALTHY
 from tests.support.bootloader import Choice
 from tests.support.nspawn import NspawnHost
-from tests.support.nspawn_able import needs_machine
 from tests.support.nspawn_group import TicketGroup
 from tests.support.nspawn_server import ReleaseServer
 from tests.support.processes import wait_for
 from updated.release.sign import keygen
-
-pytestmark = needs_machine()
 
 
 def install(host: NspawnHost, server: ReleaseServer, release: SystemRelease, group: TicketGroup) -> Choice:

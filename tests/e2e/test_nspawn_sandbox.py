@@ -9,11 +9,9 @@ from pathlib import Path
 from fixtures.image.slot import SystemRelease
 from tests.e2e.conftest import MakeHost, StartRow
 from tests.support.nspawn import NspawnHost
-from tests.support.nspawn_able import needs_machine
 from tests.support.nspawn_server import ReleaseServer
 from tests.support.traced import STOPPED_FIRST, allowed_by, calls_of, denied_in, filter_of, traced
 
-pytestmark = needs_machine()
 # a forbidden call ends the process, where the shipped unit lets it fail with EPERM: nothing gets past unseen
 FATAL = "[Service]\nSystemCallErrorNumber=kill\n"
 NEXT = SystemRelease("1.1.0")

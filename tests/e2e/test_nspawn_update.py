@@ -7,12 +7,10 @@ import json
 from fixtures.image.slot import slot_digest
 from tests.e2e.conftest import MakeHost, StartRow
 from tests.e2e.releases import FIRST, NEXT
-from tests.support.nspawn_able import needs_machine
 from tests.support.nspawn_group import TicketGroup
 from tests.support.nspawn_server import ReleaseServer
 from tests.support.processes import wait_for
 
-pytestmark = needs_machine()
 # systemd 252's bus daemon wants more open files than the container may have
 NOT_OURS = "Failed to set fd limit"
 
