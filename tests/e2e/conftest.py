@@ -36,8 +36,9 @@ def nspawn_host(tmp_path: Path) -> Iterator[MakeHost]:
     with ExitStack() as stack:
         made: list[NspawnHost] = []
 
-        def make(release: SystemRelease = FIRST) -> NspawnHost:
-            host = NspawnHost(tmp_path / f"host-{len(made)}", slot_image(release))
+        def make(release: SystemRelease = FIRST, *, read_only_etc: bool = False) -> NspawnHost:
+            image = slot_image(release)
+            host = NspawnHost(tmp_path / f"host-{len(made)}", image, read_only_etc=read_only_etc)
             made.append(host)
             return stack.enter_context(host)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
@@ -58,32 +59,33 @@ class LoopDisk:
         return not any(SYSFS.glob(f"{self.whole.name}p*"))
 
 
-class PartMounted:
-    """A partition of a disk image that nobody uses, mounted for as long as the context lasts; gives the path."""
+class PartCopied:
+    """A copy of the files of a partition, of a disk that nobody uses; a context that gives the copy's path."""
 
-    def __init__(self, disk: Path, label: str, point: Path) -> None:
-        self._disk, self._label, self._point = disk, label, point
+    def __init__(self, disk: Path, label: str, folder: Path) -> None:
+        """Take a disk image, the partition's label, and a folder that the copy may be in."""
+        self._disk, self._label, self._folder = disk, label, folder
 
     def __enter__(self) -> Path:
-        self._devices = LoopDisk(self._disk)
+        devices = LoopDisk(self._disk)
+        self._copy = tempfile.TemporaryDirectory(dir=self._folder)
+        point, target = Path(self._copy.name, "mounted"), Path(self._copy.name, "copied")
         try:
-            self._point.mkdir(exist_ok=True)
-            run("mount", str(self._devices.parts[self._label]), str(self._point))
+            point.mkdir()
+            # in a mount namespace of its own, so that nobody else's copy of the mount keeps the disk busy
+            script = 'mount "$0" "$1" && cp -a "$1" "$2" && umount "$1"'
+            run("unshare", "--mount", "sh", "-c", script, str(devices.parts[self._label]), str(point), str(target))
         except BaseException:
-            self._devices.detach()
+            self._copy.cleanup()
             raise
-        return self._point
+        finally:
+            devices.detach()
+        return target
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        wait_for(lambda: unmount(self._point), f"end of all use of {self._point}")
-        self._devices.detach()
-
-
-def unmount(path: Path) -> bool:
-    """Unmount what is mounted there; false if it is busy."""
-    return subprocess.run(["umount", str(path)], env=ENV, check=False, capture_output=True).returncode == 0
+        self._copy.cleanup()
 
 
 def run(*argv: str) -> str:

@@ -15,6 +15,7 @@ import mmap
 import os
 import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -25,16 +26,18 @@ from typing import Any, Self
 
 from fixtures.image.disk import two_slots, write_disk
 from fixtures.image.slot import var_image
+from tests.support import nspawn_launch
 from tests.support.bootloader import Choice, Copy, boot, valid_copies
 from tests.support.control_group import ControlGroup
 from tests.support.disks import ENV
-from tests.support.loop_disk import LoopDisk, PartMounted, run, unmount
-from tests.support.nspawn_limits import LIMITS, new_clock
+from tests.support.loop_disk import LoopDisk, PartCopied, run
+from tests.support.nspawn_limits import LIMITS, own_surroundings
 from tests.support.processes import Process, wait_for
 
 REBOOT_CODE = 133  # systemd-nspawn's exit code when the container asked for a reboot
 MIB = 1024 * 1024
 BOOT_SECS = 120.0
+LAYER = "lib/overlay/etc"  # of /var: the writable layer of /etc
 
 
 class NspawnHost:
@@ -46,18 +49,18 @@ class NspawnHost:
         boots: the slots that the boot loader picked, one a boot.
     """
 
-    def __init__(self, folder: Path, first: Path, *, var: Path | None = None) -> None:
-        """Take a folder of its own, the image of slot A, and that of the first /var."""
+    def __init__(self, folder: Path, first: Path, *, var: Path | None = None, read_only_etc: bool = False) -> None:
+        """Take a folder of its own, the image of slot A, that of the first /var, and whether /etc may be written."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.disk = folder, folder / "disk.img"
         self.machine_id = uuid.uuid4().hex
         self.boots: list[str] = []
+        self._overlay = "--overlay-ro" if read_only_etc else "--overlay"
         self.leader = 0
         self._pending: dict[str, str] = {"machine-id": f"{self.machine_id}\n"}
         for limit in LIMITS:
             self._pending |= limit.files
         self._devices: LoopDisk | None = None
-        self._mounts: list[Path] = []
         self._group: ControlGroup | None = None
         self._child: Process | None = None
         self._others: list[Process] = []
@@ -102,8 +105,7 @@ class NspawnHost:
         choice = boot(self.disk)
         self.boots.append(choice.label)
         try:
-            self._mount(choice)
-            self._start()
+            self._start(choice)
             if wait:
                 self.wait_started()
         except BaseException:
@@ -117,8 +119,7 @@ class NspawnHost:
         choice = boot(self.disk)
         self.boots.append(choice.label)
         try:
-            self._mount(choice)
-            self._start(lives=False)
+            self._start(choice, lives=False)
             assert self.wait_end() != REBOOT_CODE
         finally:
             self.cut()
@@ -166,9 +167,6 @@ class NspawnHost:
         if self._group is not None:
             self._group.remove()
             self._group = None
-        for path in reversed(self._mounts):
-            wait_for(lambda path=path: unmount(path), f"end of all use of {path}")  # type: ignore[misc]
-        self._mounts.clear()
         if self._devices is not None:
             self._devices.detach()
             self._devices = None
@@ -264,7 +262,7 @@ class NspawnHost:
         if self._child is not None:
             self.run("journalctl", "--sync")
             return _entries(self.run(*command[:1], *command[1:]).stdout)
-        with self.var_mounted() as var:
+        with self.copied_var() as var:
             return _entries(run(*command, "--directory", str(var / "log/journal")))
 
     def messages(self, *matches: str, boot: int | None = None) -> str:
@@ -277,10 +275,10 @@ class NspawnHost:
         path = self.folder / "console.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def var_mounted(self) -> PartMounted:
-        """Mount /var of a machine that is off: a context that gives the path."""
+    def copied_var(self) -> PartCopied:
+        """Copy /var of a machine that is off: a context that gives the copy's path."""
         assert self._child is None
-        return PartMounted(self.disk, "VAR", self.folder / "var")
+        return PartCopied(self.disk, "VAR", self.folder)
 
     # -- inner life
 
@@ -294,39 +292,39 @@ class NspawnHost:
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
         return ["nsenter", "--target", str(self.leader), "--all", *clean, *become, *argv]
 
-    def _mount(self, choice: Choice) -> None:
+    def _start(self, choice: Choice, *, lives: bool = True) -> None:
         self._devices = LoopDisk(self.disk)
-        root, var = self.folder / "root", self.folder / "var"
-        for label, point, options in ((choice.label, root, "ro"), ("VAR", var, "rw")):
-            point.mkdir(exist_ok=True)
-            run("mount", "-o", options, str(self._devices.parts[label]), str(point))
-            self._mounts.append(point)
-        upper = var / "lib/overlay/etc"
-        upper.mkdir(parents=True, exist_ok=True)
-        for name, text in self._pending.items():
-            path = upper / name
-            _make_folders(root / "etc", upper, Path(name).parent)
-            path.write_text(text)
-        self._pending.clear()
         (self.folder / "boot-id").write_text(f"{uuid.uuid4()}\n")
-
-    def _start(self, *, lives: bool = True) -> None:
-        assert self._devices is not None
-        root, var = self.folder / "root", self.folder / "var"
-        nodes = [self._devices.whole, *self._devices.parts.values()]
-        command = [
-            "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine=m{self.machine_id}",
-            f"--uuid={self.machine_id}", "--register=no", "--keep-unit", "--boot", "--console=pipe",
-            "--link-journal=no", "--resolv-conf=off",
-            "--timezone=off", f"--bind={var}:/var", f"--overlay=+/etc:{var}/lib/overlay/etc:/etc",
-            f"--bind-ro={self.folder}/boot-id:/run/boot-id", *(f"--bind={node}" for node in nodes),
-            *(option for limit in LIMITS for option in limit.options),
-        ]  # fmt: skip
+        launch = self.folder / "launch.json"
+        launch.write_text(json.dumps(self._launch(self._devices, choice)))
+        self._pending.clear()
         self._group = ControlGroup(f"nspawn-{self.machine_id}")
-        command = self._group.enter_first([*new_clock(), *command])
+        command = self._group.enter_first(
+            [*own_surroundings(), sys.executable, "-I", nspawn_launch.__file__, str(launch)]
+        )
         self._child = Process(command, self.folder / "console.log", {**ENV, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"})
         if lives:
             self.leader = wait_for(self._find_leader, "first process of the machine", self._child)
+
+    def _launch(self, devices: LoopDisk, choice: Choice) -> dict[str, Any]:
+        """Return what `nspawn_launch` is to mount, write and start."""
+        root, var = self.folder / "root", self.folder / "var"
+        nodes = [devices.whole, *devices.parts.values()]
+        command = [
+            "systemd-nspawn", "--quiet", f"--directory={root}", f"--machine=m{self.machine_id}",
+            f"--uuid={self.machine_id}", "--register=no", "--keep-unit", "--boot", "--console=pipe",
+            "--link-journal=no", "--resolv-conf=off", "--timezone=off", f"--bind={var}:/var",
+            f"{self._overlay}=+/etc:{var}/{LAYER}:/etc", f"--bind-ro={self.folder}/boot-id:/run/boot-id",
+            *(f"--bind={node}" for node in nodes), *(option for limit in LIMITS for option in limit.options),
+        ]  # fmt: skip
+        mounts = [(str(devices.parts[choice.label]), str(root), "ro"), (str(devices.parts["VAR"]), str(var), "rw")]
+        return {
+            "mounts": mounts,
+            "lower": f"{root}/etc",
+            "upper": f"{var}/{LAYER}",
+            "files": self._pending,
+            "command": command,
+        }
 
     def _find_leader(self) -> int | None:
         """Return systemd's process: the one of the group that is the first of a process namespace of its own."""
@@ -351,18 +349,6 @@ class NspawnHost:
             if process.child.poll() is None:
                 process.child.send_signal(signal.SIGCONT)
         return False
-
-
-def _make_folders(lower: Path, upper: Path, folder: Path) -> None:
-    """Make a folder of the writable layer, with the owner and mode that the image gives it."""
-    for part in [*reversed(folder.parents), folder]:
-        made = upper / part
-        if not made.exists():
-            made.mkdir()
-            if (lower / part).is_dir():
-                facts = (lower / part).stat()
-                os.chown(made, facts.st_uid, facts.st_gid)
-                made.chmod(facts.st_mode & 0o7777)
 
 
 def _entries(text: str) -> list[dict[str, Any]]:

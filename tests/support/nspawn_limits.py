@@ -35,8 +35,8 @@ LIMITS = (
 )
 
 
-def new_clock() -> list[str]:
-    """Return how to start a command for which the time since the boot begins now, as it does for a machine."""
+def own_surroundings() -> list[str]:
+    """Return how to start a command with mounts of its own, for which the time since the boot begins now."""
     since = {"--monotonic": time.CLOCK_MONOTONIC, "--boottime": time.CLOCK_BOOTTIME}
     offsets = [part for option, clock in since.items() for part in (option, f"-{int(time.clock_gettime(clock))}")]
-    return ["unshare", "--fork", "--time", *offsets, "--"]
+    return ["unshare", "--fork", "--mount", "--time", *offsets, "--"]
