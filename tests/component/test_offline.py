@@ -63,6 +63,18 @@ def test_files_answer_for_the_agent(machine: Machine) -> None:
         assert machine.ctl(command).stdout.strip()
 
 
+def test_every_command_says_that_there_are_no_slots(machine: Machine) -> None:
+    """On a system that runs from no slot each command, also one that needs the agent, says so in words."""
+    (machine.root / "cmdline").write_text("root=/dev/nfs\n")
+    for words in (
+        ["status"], ["explain"], ["slots"], ["history"], ["check"], ["update"], ["watch"], ["reset"], ["reload"],
+        ["rollback", "--yes"], ["apply", "https://127.0.0.1:9/x.payload"],
+    ):  # fmt: skip
+        done = machine.ctl(*words)
+        assert done.returncode == 4, words
+        assert "this system runs from no known partition: no slot of" in done.stdout + done.stderr, words
+
+
 def test_looking_changes_nothing(machine: Machine) -> None:
     """Neither a damaged state file is set aside nor anything on the disk written by a command that only looks."""
     state = machine.root / "state/state.json"

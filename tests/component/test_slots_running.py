@@ -139,7 +139,7 @@ def test_the_disk_is_found_by_partuuid(host: FakeHost) -> None:
 def test_a_cloned_disk_is_refused(host: FakeHost) -> None:
     """Two disks with the same PARTUUIDs: nobody guesses which one to write to."""
     host.partition(host.disk("sdb", "8:16"), 3, "8:19", uevent=uevent(A))
-    with pytest.raises(LocalError, match="2 disks have a partition") as caught:
+    with pytest.raises(LocalError, match="partitions of 2 disks") as caught:
         find_disk((A,), host.paths)
     assert caught.value.code is ErrorCode.SLOT_NOT_FOUND
 

@@ -165,15 +165,18 @@ FOUND: dict[str, tuple[Callable[[FakeHost], None], str]] = {
     "verity generator": (by_command_line(f"systemd.verity_root_data=PARTUUID={A}"), "sda"),
 }
 REFUSED: dict[str, tuple[Callable[[FakeHost], None], str]] = {
-    "RAID of partitions": (raid_of_partitions, r"2 disks .*\(sda, sdb; / is ext4 of /dev/md0"),
-    "multipath": (multipath, r"0 disks .*none; / is ext4 of /dev/mapper/mpatha3"),
-    "overlay, nothing named": (overlay_without_a_word, r"0 disks .*/ is overlay of overlay; looked for no PARTUUID"),
-    "whole disk": (whole_disk, r"0 disks .*/ is ext4 of /dev/vda"),
-    "live medium": (live_medium, r"0 disks .*/ is ext4 of /dev/loop0"),
-    "NFS": (root_on("10.0.0.1:/export", "0:50"), r"0 disks .*/ is ext4 of 10\.0\.0\.1:/export"),
-    "tmpfs": (root_on("tmpfs", "0:25"), r"0 disks .*/ is ext4 of tmpfs"),
-    "initramfs": (root_on("rootfs", "0:2"), r"0 disks .*/ is ext4 of rootfs"),
-    "ZFS": (root_on("rpool/ROOT/os", "0:33"), r"0 disks .*/ is ext4 of rpool/ROOT/os"),
+    "RAID of partitions": (raid_of_partitions, r"partitions of 2 disks \(sda, sdb\) .*: / is ext4 of /dev/md0"),
+    "multipath": (multipath, r"from no partition .*: / is ext4 of /dev/mapper/mpatha3"),
+    "overlay, nothing named": (
+        overlay_without_a_word,
+        r": / is overlay of overlay; looked for no PARTUUID",
+    ),
+    "whole disk": (whole_disk, r"from no partition .*: / is ext4 of /dev/vda"),
+    "live medium": (live_medium, r"from no partition .*: / is ext4 of /dev/loop0"),
+    "NFS": (root_on("10.0.0.1:/export", "0:50"), r"from no partition .*: / is ext4 of 10\.0\.0\.1:/export"),
+    "tmpfs": (root_on("tmpfs", "0:25"), r"from no partition .*: / is ext4 of tmpfs"),
+    "initramfs": (root_on("rootfs", "0:2"), r"from no partition .*: / is ext4 of rootfs"),
+    "ZFS": (root_on("rpool/ROOT/os", "0:33"), r"from no partition .*: / is ext4 of rpool/ROOT/os"),
 }
 
 

@@ -97,8 +97,10 @@ async def _with_daemon(
         async with open_daemon(_bus_address()) as daemon:
             return await command(daemon, arguments)
     except LocalError as error:
-        if error.code is ErrorCode.UNREACHABLE and arguments.command in offline.COMMANDS:
-            return await offline.answer(arguments, error)
+        if error.code is ErrorCode.UNREACHABLE:
+            if arguments.command in offline.COMMANDS:
+                return await offline.answer(arguments, error)
+            offline.tell_problems()
         raise
 
 

@@ -55,6 +55,17 @@ async def answer(arguments: argparse.Namespace, unreachable: LocalError) -> int:
     return cli.Exit.UNREACHABLE
 
 
+def tell_problems() -> None:
+    """Say what keeps the agent from running on this host, for the commands that need it."""
+    try:
+        found = look(load(None, os.environ).settings, rfc3339(SystemClock().now()))
+    except UpdateError as error:
+        cli.report(error)
+        return
+    for problem in found.problems:
+        cli.report(problem)
+
+
 def _status(found: Offline, why: str) -> tuple[Any, str]:
     document = as_dict(found.view) | {"blocked_by": f"the agent doesn't run: {why}"}
     return document, show.status_lines(document)

@@ -81,11 +81,11 @@ def find_disk(partuuids: Sequence[str], host: HostPaths) -> Path:
 
 
 def _no_disk(disks: Collection[str], partuuids: Sequence[str], host: HostPaths) -> LocalError:
-    looked = f"{told_mounts(host)}; looked for {', '.join(partuuids) or 'no PARTUUID'}"
+    told = f"{told_mounts(host)}; looked for {', '.join(partuuids) or 'no PARTUUID'}"
+    found = f"partitions of {len(disks)} disks ({', '.join(sorted(disks))})" if disks else "no partition of a disk"
     return LocalError(
         ErrorCode.SLOT_NOT_FOUND,
-        f"{len(disks)} disks have a partition that this system may run from"
-        f" ({', '.join(sorted(disks)) or 'none'}; {looked})",
+        f"this system runs from {found} that could be a slot: {told}",
         hint="Slots are GPT partitions, under / or /usr directly, below device-mapper (verity, crypt), an overlay or a"
         " whole-disk RAID, or named by root=PARTUUID= or the like on the kernel command line. Name the disk in"
         " slots.disk, and look at `lsblk -o +PARTLABEL,PARTUUID` and docs/boot-loaders.md.",
