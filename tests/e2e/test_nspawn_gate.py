@@ -53,6 +53,8 @@ def test_failed_check_costs_one_boot(nspawn_host: MakeHost, release_server: Rele
     row.booted(host.wait_reboot(wait=False).label)
     row.booted(host.wait_reboot().label)
     assert host.boots == ["USR-A", "USR-B", "USR-A"]
+    targets = host.messages("UNIT=kexec.target", "UNIT=reboot.target", boot=-1)
+    assert ("reboot.target" in targets, "kexec.target" in targets) == (True, False), targets
     status = host.wait_status("old release confirmed", state="idle", boot_confirmed=True, version_booted="1.0.0")
     assert status["rolled_back"]["version"] == "1.1.0"
     assert status["failed_versions"] == ["1.1.0"]
