@@ -125,8 +125,9 @@ class SystemdBoot:
                 raise no_entry(slot)
             booted = next((entry for entry in mine if entry.name.identity == view.facts.selected), mine[0])
             same = [entry for entry in mine if entry.name.identity == booted.name.identity]
-            if any(entry.name.left is not None for entry in same):
-                other = view.other()
+            other = view.other()
+            stands_back = (booted.name.left, booted.name.done) == (0, 0) and other.tries > 0
+            if any(entry.name.left is not None for entry in same) and not stands_back:
                 alone = not (other.successful and other.bootable)
                 EntryWriter(view.menu).rename(same, booted.name.plain(), copied=alone)
 
