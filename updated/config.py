@@ -35,6 +35,7 @@ UPDATE_CONF_KEYS = {
     "DOWNLOAD_PASSWORD": "download.password",
 }
 HIDDEN = "(hidden)"
+LEGACY, VERSION_1 = "trust.allow_legacy_payloads", "trust.allow_version_1"
 BOOT_LOADERS = ("gptprio", "systemd-boot", "grub")
 SECRET_KEYS = ("server.proxy_password", "download.password")
 
@@ -76,6 +77,7 @@ class TrustSettings:
     keys_dir: Path = Path("/usr/share/updated/keys")
     allow_legacy_payloads: bool = False
     allow_unsigned_metadata: bool = False
+    allow_version_1: bool = False  # on where update.conf or allow_legacy_payloads asks for what update_engine had
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
         layers.origin |= files.origin
         if environ.get("UPDATED_BUS_ADDRESS"):
             layers.put({"bus_address": environ["UPDATED_BUS_ADDRESS"]}, "environment UPDATED_BUS_ADDRESS")
+        _put_version_1(layers)
         settings, unknown = fill(Settings, layers)
     except SettingsError as error:
         raise _bad(str(error)) from error
@@ -192,6 +195,16 @@ def _put_update_conf(layers: Layers) -> None:
             if key in found:
                 layers.values[dotted] = found[key]
                 layers.origin[dotted] = str(path)
+
+
+def _put_version_1(layers: Layers) -> None:
+    """Take payloads of version 1, which update_engine's servers have, where its settings or the legacy one are used."""
+    if LEGACY in layers.values and layers.values[LEGACY] is True:
+        why = layers.origin[LEGACY]
+    else:
+        why = next((origin for origin in layers.origin.values() if origin in set(map(str, UPDATE_CONF))), "")
+    if why and VERSION_1 not in layers.values:
+        layers.put({"trust": {"allow_version_1": True}}, why)
 
 
 def _check(settings: Settings) -> None:

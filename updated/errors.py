@@ -112,6 +112,8 @@ class ErrorCode(IntEnum):
     SLOT_SET_INCOMPLETE = 293  # a part is missing without which this host's boot loader boots another release's
     VERITY_MISMATCH = 294  # tree, image and root hash don't belong together
 
+    VERSION_1_OFF = 300  # payloads of version 1 aren't taken here
+
 
 HTTP_BASE = 2000  # update_engine's codes for requests that a server refused: 2000 + the status
 

@@ -44,7 +44,7 @@ def put(host: Host, keys: dict[str, bytes], source: Source, journal: Journal) ->
 class Cut:
     """A host with a part of an install of version 1."""
 
-    def __init__(self, folder: Path, workshop: Workshop, share: float = 0.4) -> None:
+    def __init__(self, folder: Path, workshop: Workshop, share: float = 0.4, *, proven: bool = True) -> None:
         unlike = folder / "unlike.img"
         unlike.write_bytes(b"\xa5" * SLOT_BYTES)
         self.host, self.keys = Host(folder, unlike, SLOT_BYTES), ours(workshop)
@@ -52,9 +52,11 @@ class Cut:
         self.size = self.payload.stat().st_size
         self.folder = folder / "journal"
         self.image = workshop.image("1.1.0").read_bytes()
+        if not proven:
+            self.host.boot.unmark(self.host.slot("B"))
         with pytest.raises(LocalError, match="cable"):
             self.put(Counting(self.payload, end_after=int(self.size * share)))
-        assert not self.host.slot("B").bootable
+        assert self.host.slot("B").bootable == proven  # nothing that nobody has proven yet costs what is there
 
     def put(self, source: Source) -> Installed:
         return put(self.host, self.keys, source, Journal(self.folder, every_bytes=EVERY_BYTES))
@@ -154,7 +156,7 @@ def test_more_was_kept_than_the_payload_has(tmp_path: Path, workshop: Workshop) 
 
 def test_link_in_the_place_of_the_kept_bytes_is_not_followed(tmp_path: Path, workshop: Workshop) -> None:
     """Who can put a link there gets nothing overwritten by it."""
-    cut = Cut(tmp_path, workshop)
+    cut = Cut(tmp_path, workshop, proven=False)
     precious = tmp_path / "precious"
     precious.write_bytes(b"precious" * 20_000)
     (cut.folder / PAYLOAD).unlink()
@@ -173,7 +175,8 @@ def test_payload_that_is_refused_leaves_nothing(tmp_path: Path, workshop: Worksh
         cut.put(source)
     assert caught.value.code == ErrorCode.SIGNATURE_MISMATCH
     assert list(cut.folder.iterdir()) == []
-    assert not cut.host.slot("B").bootable
+    assert cut.host.slot("B").bootable
+    assert cut.host.content("B") == bytes(SLOT_BYTES)
 
 
 def test_without_ample_room_nothing_is_kept(
@@ -181,7 +184,7 @@ def test_without_ample_room_nothing_is_kept(
 ) -> None:
     """A state directory that is nearly full is left alone: the install goes on, and begins anew after a cut."""
     monkeypatch.setattr(kept, "SHARE", 2**60)
-    cut = Cut(tmp_path, workshop)
+    cut = Cut(tmp_path, workshop, proven=False)
     assert not (cut.folder / PAYLOAD).exists()
     assert cut.again() > cut.size * 0.9
 

@@ -25,6 +25,7 @@ channel = "stable"
 initial_delay_secs = 3600.0
 [trust]
 keys_dir = "{root}/keys"
+allow_version_1 = true
 [slots]
 disk = "{root}/disk.img"
 tries = 1

@@ -83,6 +83,7 @@ class InstallWork:
                 rollback_floor=context.means.store.floor(),
                 allow_legacy_payloads=settings.trust.allow_legacy_payloads,
                 allow_unsigned_metadata=settings.trust.allow_unsigned_metadata,
+                allow_version_1=settings.trust.allow_version_1,
                 failed_versions=frozenset(context.memory.failed_versions),
             ),
             now=context.means.clock.now(),

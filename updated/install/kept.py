@@ -65,6 +65,11 @@ class Keeper:
             return
         journal.sync()  # a checkpoint must not be there before the file that it is about
 
+    @property
+    def keeps(self) -> bool:
+        """Whether what comes is kept: all of it can be read once more then."""
+        return self._fd is not None
+
     def __enter__(self) -> Self:
         return self
 

@@ -35,9 +35,10 @@ from updated.install.planner import Planner, Work
 from updated.install.preflight import check_source, image_of
 from updated.install.readback import ReadBack, settled_ends
 from updated.install.slot_parts import BesideRoot, FilePlaces, check_places, open_files, open_tree
-from updated.install.stream import Metadata, PayloadReader, WholeReader, believe
+from updated.install.stream import PIECE, Metadata, PayloadReader, WholeReader, believe
 from updated.install.target import open_running, open_target
 from updated.install.todo import Todos
+from updated.payload.framing import V1
 from updated.payload.manifest import Identity, Package
 from updated.payload.slot_set import SlotSet, slot_set
 from updated.payload.trust import Keyring, TrustPolicy, check_identity
@@ -149,6 +150,7 @@ class _Install:
         self._planner = Planner(
             request.journal, request.packages, release=release, cancelled=means.cancelled, thrifty=thrifty
         )
+        self._fetched = 0  # bytes of data that this try had to fetch before it could believe anything
         self._proven = False  # whether a trusted key made what the install goes by
 
     @property
@@ -197,6 +199,8 @@ class _Install:
             )
             plan = self._planner.plan(work)
             keeper = stack.enter_context(self._planner.keeper(work))
+            if metadata.key is None:
+                self._believe_whole(work, keeper, slot)
             prepare_packages(packages, request.packages)
             boot.unmark(slot)
             beside.begin()
@@ -222,12 +226,51 @@ class _Install:
             root_hash=parts.root_hash,
         )
 
+    def _believe_whole(self, work: Work, keeper: Keeper, slot: Slot) -> None:
+        """Fetch a payload that only its end proves, and believe it, before anything of it is decoded or written.
+
+        Nobody has signed what it says until then: its operations may be made to take minutes, and writing them would
+        cost the other slot's release. Without room to keep it, it is written as it comes into a slot that has nothing
+        to lose, and refused where the slot has a release that proved itself. Without a journal it is fetched twice.
+
+        Raises:
+            RefusedError: what `WholeReader.check_end` raises.
+            LocalError: NO_SPACE.
+        """
+        if not keeper.keeps and self._request.journal is not None:
+            if slot.successful:
+                raise LocalError(
+                    ErrorCode.NO_SPACE,
+                    f"there is no room to keep {work.metadata.payload_size} bytes of a payload that only its end"
+                    f" proves, and slot {slot.name} holds a release that would be lost if it turned out false",
+                    hint="Free twice that space in state_dir, or publish the release as a payload of version 2.",
+                )
+            return
+        meter = Meter("downloading", work.metadata.payload_size, self._means.observe)
+        meter.expect_here(keeper.kept)
+        source, cancelled = self._means.source, self._means.cancelled
+        reader = WholeReader(keeper.read(source), cancelled, work.metadata, self._request.offer_sha256)
+        data = work.metadata.payload_size - work.metadata.data_start - work.manifest.signatures_size
+        for at in range(0, data, PIECE):
+            size = min(PIECE, data - at)
+            reader.take(size)
+            meter.add(size)
+        reader.check_end(self._request.keyring)
+        self._proven = True
+        self._fetched = meter.done if keeper.keeps else 0
+
     def _believe(self) -> tuple[Metadata, SlotSet]:
         """Read the metadata; return them, and which of the payload's partitions make the slot."""
         request = self._request
         raw = self._planner.metadata(self._means.source)
         metadata = believe(raw, request.keyring, allow_unsigned_metadata=request.policy.allow_unsigned_metadata)
         self._proven = metadata.key is not None
+        if metadata.header.major == V1 and not request.policy.allow_version_1:
+            raise RefusedError(
+                ErrorCode.VERSION_1_OFF,
+                "the payload is of version 1, which only its last byte proves",
+                hint="Publish it as version 2, which update-payload builds unless told, or set trust.allow_version_1.",
+            )
         check_identity(metadata.manifest.identity, request.policy, request.now)
         metadata.check_size(request.offer_size)
         return metadata, slot_set(metadata.manifest)
@@ -248,7 +291,7 @@ class _Install:
         with Crew(work.target, one_by_one=work.manifest.changes_in_place(work.root)) as crew:
             carrier = Carrier(work.manifest, work.root.name, crew, files, work.running, work.target, plan.finder)
             if plan.whole:
-                meter.expect_here(keeper.kept)
+                meter.expect_here(keeper.kept - self._fetched)
                 reader = WholeReader(keeper.read(source), cancelled, metadata, self._request.offer_sha256)
                 save = self._planner.saver(work, crew, 0)
                 carrier.carry(plan.todos, reader, meter, _follower(carrier, plan.todos, read_back, save))

@@ -17,6 +17,7 @@ from updated.install.kept import Keeper
 from updated.install.medium import Target
 from updated.install.packages import PackagePlan
 from updated.install.plan import Plan, plan_rest, plan_reuse, plan_whole
+from updated.install.ranges import Span
 from updated.install.reuse import Finder
 from updated.install.stream import Metadata, check_cancelled, fetch_file, fetch_metadata
 from updated.payload.framing import HEADER_BYTES, parse_header
@@ -79,15 +80,17 @@ class Planner:
         self._indexed = False  # whether there is an index, which tells what is in place better than a checkpoint can
 
     def metadata(self, source: Source) -> bytes:
-        """Take the metadata from the journal, if they are this offer's and signed, or from the source.
+        """Take the metadata from the journal, if they are signed and the source has the same, or from the source.
 
-        Unsigned ones are a mirror's word: kept, they would lead every later try astray, whichever mirror it asks.
+        Unsigned ones are a mirror's word: kept, they would lead every later try astray, whichever mirror it asks. So
+        would signed ones of another release that a lying answer once gave this offer's name: what is kept is known by
+        its signature, of which the source is asked.
 
         Raises:
             UpdateError: they can't be had.
         """
         raw = self._journal.metadata_of(self._release) if self._journal is not None and self._thrifty else None
-        raw = raw if raw is not None and _are_signed(raw) else None
+        raw = raw if raw is not None and _are_signed(raw) and _has_same(source, raw) else None
         self.leaned = raw is not None
         return fetch_metadata(source, self._cancelled) if raw is None else raw
 
@@ -121,7 +124,7 @@ class Planner:
         metadata, journal = work.metadata, self._journal
         begin, end = metadata.data_start, metadata.payload_size
         at = self._checkpoint(work)
-        if journal is None or metadata.key is not None or not self._thrifty:
+        if journal is None or metadata.key is not None:
             return Keeper(None, at, begin, end)
         found = journal.read()
         if found is None or not found.is_of(at):
@@ -179,6 +182,23 @@ class Planner:
             log.warning("seed-unreadable", message=error.message)
         finder.settle()
         return plan_reuse(work.manifest, work.root, finder)
+
+
+def _has_same(source: Source, metadata: bytes) -> bool:
+    """Tell whether a source begins with these metadata: the header and the signature of metadata tell them apart.
+
+    Raises:
+        UpdateError: the source can't be read.
+    """
+    header = parse_header(metadata[:HEADER_BYTES])
+    signature = Span(header.metadata_size, len(metadata))
+    expected = metadata[:HEADER_BYTES] + metadata[signature.begin :]
+    found, most = bytearray(), len(expected)
+    for piece in source.read([Span(0, HEADER_BYTES), signature]):
+        found += piece
+        if len(found) > most or not expected.startswith(bytes(found)):
+            return False
+    return bytes(found) == expected
 
 
 def _are_signed(metadata: bytes) -> bool:

@@ -51,6 +51,7 @@ class TrustPolicy:
     allow_legacy_payloads: bool = False  # payloads without a signed identity
     allow_unsigned_metadata: bool = False  # version 2 payloads without a metadata signature
     failed_versions: frozenset[str] = frozenset()
+    allow_version_1: bool = True  # payloads that are proven only by their last byte
 
 
 def load_keyring(pems: Mapping[str, bytes], revoked: Mapping[str, bytes] | None = None) -> Keyring:
