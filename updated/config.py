@@ -65,6 +65,7 @@ class DownloadSettings:
     user: str = ""
     password: str = ""
     credential_hosts: tuple[str, ...] = ()  # that these two are sent to, besides server.url's
+    http_redirects: bool = False  # whether redirects may lead from https to http, and over http to other hosts
     deadline_secs: float = 21600.0  # 6 hours
     min_bytes_per_sec: int = 1024
     max_bytes_per_sec: int = 0  # 0: as fast as it comes

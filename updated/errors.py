@@ -142,7 +142,9 @@ class RefusedError(UpdateError):
 
 
 class RemoteError(UpdateError):
-    """A server or what it sent is at fault."""
+    """A server or what it sent is at fault; `everywhere`: all places that have it were asked, none is left to ask."""
+
+    everywhere = False
 
 
 class LocalError(UpdateError):

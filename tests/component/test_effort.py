@@ -266,6 +266,7 @@ def test_download_feeds_the_watchdog_until_it_is_cancelled(tmp_path: Path) -> No
     clock = MovingClock()
     means = SimpleNamespace(settings=SimpleNamespace(state_dir=tmp_path), clock=clock)
     context: Any = SimpleNamespace(means=means, pulse=0)
+    context.beat = lambda: setattr(context, "pulse", context.pulse + 1)
     loop: Any = SimpleNamespace(call_soon_threadsafe=lambda callback: callback())
     work = InstallWork(context)
     alive = work._pulse(loop)

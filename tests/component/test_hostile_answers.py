@@ -167,6 +167,14 @@ def test_refused_download_is_reported_as_update_engine_does(bench: Bench, liar: 
     assert any(b'eventtype="3" eventresult="0" errorcode="2403"' in body for body in liar.events)
 
 
+def test_many_codebases_cost_one_request_each(bench: Bench, liar: OmahaDouble) -> None:
+    """Of 1,500 codebases that lost the payload each that is taken is asked once, and no more than 16 are."""
+    places = tuple(f"{liar.url}/{number}/" for number in range(1500))
+    liar.said = Said(body=offer(codebases=places, size=100_000))
+    assert bench.machine.ctl("update", "--wait").returncode == 1
+    assert len(liar.fetched) == len(set(liar.fetched)) == 16
+
+
 @pytest.mark.parametrize(
     "setting",
     [

@@ -50,7 +50,7 @@ def open_effort(
         max_bytes_per_sec=download.max_bytes_per_sec,
         failures_per_url=failures_per_url,
     )
-    return Effort(limits, pause=pause, alive=alive)
+    return Effort(limits, pause=pause, alive=alive, also_http=download.http_redirects)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from updated.agent.machine import Event
 from updated.agent.sources import Copy, open_copies
 from updated.common.log import get_logger
 from updated.confirm.rollback import Pending
-from updated.errors import LocalError, Retry, UpdateError
+from updated.errors import LocalError, RemoteError, Retry, UpdateError
 from updated.install.checkpoint import Journal
 from updated.install.keys import read_keyring
 from updated.install.packages import PackagePlan
@@ -107,7 +107,7 @@ class InstallWork:
                 try:
                     return self._install_from(copy, request, observe)
                 except UpdateError as error:
-                    if error.retry is not Retry.OTHER_SOURCE:
+                    if error.retry is not Retry.OTHER_SOURCE or (isinstance(error, RemoteError) and error.everywhere):
                         raise
                     log.warning("bad-copy", url=what[0].urls[number], code=error.name, message=error.message)
             return self._install_from(copies[-1], request, observe)

@@ -8,6 +8,7 @@ from urllib.parse import SplitResult, urlsplit
 from updated.common.text import printable
 
 URL_SHOWN = 300  # characters
+URL_LENGTH = 4096  # characters of a URL that others name; those that object stores sign have 2,000
 
 
 def check_http_url(text: str) -> SplitResult:

@@ -25,6 +25,7 @@ class Effort:
         monotonic: Callable[[], float] | None = None,
         pause: Callable[[float], object] | None = None,
         alive: Callable[[], object] | None = None,
+        also_http: bool = False,
     ) -> None:
         """Begin; the deadline counts from here.
 
@@ -34,9 +35,11 @@ class Effort:
             pause: waits so many seconds; what it returns is true once the install was cancelled.
             alive: called whenever something happens and before each wait, from the thread that reads; what it raises
                 ends the download.
+            also_http: whether redirects may lead to http on other hosts.
         """
         self.limits = limits or FetchLimits()
         self.pace = Pace(self.limits, monotonic or SystemClock().monotonic, pause, alive)
+        self.also_http = also_http
         self._failing: set[str] = set()
 
     def in_order(self, urls: Sequence[str]) -> list[str]:

@@ -11,11 +11,13 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
 from updated.common.text import decimal
-from updated.common.web import IDENTITY, REDIRECTS, coding_of, tls_context, told_by
+from updated.common.urls import URL_LENGTH, is_download_url, shown_url
+from updated.common.web import IDENTITY, REDIRECTS, coding_of, reason_of, tls_context, told_by
 from updated.errors import ErrorCode, LocalError, RemoteError, Retry
 from updated.install.effort import Effort
 from updated.install.ranges import (
@@ -38,6 +40,9 @@ RANGES_PER_REQUEST = 100
 MOST_REQUESTS = 40  # for one read; the smallest gaps are fetched too rather than ask more often
 FEWEST_REQUESTS = 8  # left for what is missing yet, however many were made
 NO_END = 2**62
+MOST_REDIRECTS = 5  # of one request, as object stores and the networks in front of them make them
+FOLLOWED = (301, 302, 303, 307, 308)
+WASTE = 4  # a whole file of more than so many times what is wanted isn't taken without another try
 
 
 class Source(Protocol):
@@ -147,6 +152,7 @@ class HttpSource:
         self._pace = self._effort.pace
         self._requests_left = MOST_REQUESTS
         self._one_range: set[str] = set()  # URLs whose server can't send several ranges at once
+        self._left_whole = False  # whether the last answer was the whole file, and left there
 
     def read(self, spans: Sequence[Span]) -> Iterator[memoryview]:
         """Yield the spans' bytes, ascending; a cut connection is resumed, a failing URL left for the next.
@@ -162,17 +168,21 @@ class HttpSource:
         self._take_size(self._size, wanted, "the update server's offer")
         self._pace.resume()
         self._requests_left = MOST_REQUESTS
+        urls = self._effort.in_order(self._urls)
         problem: RemoteError | None = None
-        for url in self._effort.in_order(self._urls):
+        for number, url in enumerate(urls):
+            self._pace.lend(len(urls) - number)  # one that is just fast enough must not cost the others their time
             try:
                 yield from self._read_from(url, wanted)
             except RemoteError as error:
                 problem = error
             if wanted.done:
                 return
-        raise problem or RemoteError(
+        problem = problem or RemoteError(
             ErrorCode.DOWNLOAD_TRANSFER, "there is no URL to download from", hint="Look at the server's answer."
         )
+        problem.everywhere = True
+        raise problem
 
     def _read_from(self, url: str, wanted: Wanted) -> Iterator[memoryview]:
         """Read from one URL until everything is there or its tries are used up.
@@ -187,7 +197,7 @@ class HttpSource:
             try:
                 for piece in self._get(url, wanted):
                     yield from self._pace.hand_out(piece)
-                if wanted.rest() == before:
+                if wanted.rest() == before and not self._left_whole:
                     raise bad_answer(ErrorCode.HTTP_RANGE, f"{url} sends nothing of what was asked for", later=True)
                 self._effort.note_progress(url)
             except RemoteError as error:
@@ -209,19 +219,28 @@ class HttpSource:
         return failures
 
     def _get(self, url: str, wanted: Wanted) -> Iterator[memoryview]:
-        """Make one request and yield what of its answer is wanted next."""
+        """Make one request, follow where it leads, and yield what of the answer is wanted next."""
         asked = self._next_ranges(url, wanted)
         headers = {} if asked[0] == Span(0, self._size) else {"Range": range_header(asked)}
+        self._left_whole = False
+        where = url
         try:
-            with self._http.stream("GET", url, headers=headers, extensions={WATCH: self._pace.wait_secs}) as response:
-                check_head(response, url)
-                yield from self._body(response, url, asked, wanted)
+            for hop in range(MOST_REDIRECTS + 1):
+                with self._http.stream(
+                    "GET", where, headers=headers, extensions={WATCH: self._pace.wait_secs}
+                ) as response:
+                    if response.status_code not in FOLLOWED or hop == MOST_REDIRECTS:
+                        check_head(response, where)
+                        yield from self._body(response, url, asked, wanted)
+                        return
+                    where = redirected(response, where, also_http=self._effort.also_http)
         except (httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a host that is no name, as in `a..b`
-            raise bad_answer(ErrorCode.DOWNLOAD_TRANSFER, f"{url} is no URL to download from: {error}") from error
+            said = f"{shown_url(where)} is no URL to download from: {error}"
+            raise bad_answer(ErrorCode.DOWNLOAD_TRANSFER, said) from error
         except httpx.HTTPError as error:
             raise RemoteError(
                 ErrorCode.DOWNLOAD_TRANSFER,
-                f"the download from {url} broke off: {str(error) or type(error).__name__}",
+                f"the download from {shown_url(where)} broke off: {reason_of(error)}",
                 hint="Look at the network and the server; the agent tries again by itself.",
                 retry=Retry.LATER,
             ) from error
@@ -240,6 +259,11 @@ class HttpSource:
             size = decimal(length, NO_END)
             self._check_not_packed(size, response, url)
             self._take_size(size, wanted, url)
+            if len(asked) > 1 and size and url not in self._one_range:
+                self._one_range.add(url)  # it may send one range rightly: that is tried before the whole is taken
+                self._left_whole = size > WASTE * sum((span.end or size) - span.begin for span in wanted.rest())
+                if self._left_whole:
+                    return
             yield from self._run(response, url, ContentRange(0, size or self._size or NO_END, size), wanted)
             return
         if "Content-Range" in response.headers:
@@ -333,7 +357,25 @@ def check_head(response: httpx.Response, url: str) -> None:
         return
     code = ErrorCode.HTTP_REDIRECT if status in REDIRECTS else ErrorCode.HTTP_STATUS
     later = status >= 500 or status in (408, 429)  # noqa: PLR2004
-    raise bad_answer(code, f"{url} answers with status {told_by(status, response.headers)}", later=later, status=status)
+    said = f"{shown_url(url)} answers with status {told_by(status, response.headers)}"
+    raise bad_answer(code, said, later=later, status=status)
+
+
+def redirected(response: httpx.Response, url: str, *, also_http: bool) -> str:
+    """Return where a redirect leads, if that is no less safe than where it came from.
+
+    What comes is checked against what is signed wherever it comes from; that it stays within https keeps from others
+    what is fetched. Over http it may stay on its host and port; further http needs `download.http_redirects`.
+
+    Raises:
+        RemoteError: HTTP_REDIRECT; it leads to http, to another scheme, or nowhere.
+    """
+    target = urljoin(url, response.headers.get("Location", ""))
+    here, there = urlsplit(url), urlsplit(target)
+    safe = there.scheme == "https" or also_http or (here.scheme, here.netloc) == ("http", there.netloc)
+    if len(target) > URL_LENGTH or not is_download_url(target) or not safe or not response.headers.get("Location"):
+        check_head(response, url)
+    return str(target.partition("#")[0])
 
 
 def bad_answer(code: ErrorCode, message: str, *, later: bool = False, status: int | None = None) -> RemoteError:

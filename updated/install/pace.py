@@ -38,10 +38,17 @@ class Pace:
         self._began = self._window_began = monotonic()
         self._window_bytes = 0
         self._free_at = self._began  # when the limit allows the next byte
+        self._lent_until = self._began + limits.deadline_secs
 
     def resume(self) -> None:
         """Begin a new window: time in which nothing was asked for isn't the server's."""
         self._window_began, self._window_bytes = self._monotonic(), 0
+
+    def lend(self, places: int) -> None:
+        """Give the place that is asked now its share of the time that is left: as much as each of so many gets."""
+        ends = self._began + self._limits.deadline_secs
+        now = self._monotonic()
+        self._lent_until = ends if places <= 1 else now + (ends - now) / places
 
     def note(self, count: int) -> None:
         """Take in that `count` bytes came, wanted or not; wait if they came too fast.
@@ -71,6 +78,8 @@ class Pace:
             self._window_began, self._window_bytes = now, 0
         if now - self._began > self._limits.deadline_secs:
             raise too_slow(f"the download took over {self._limits.deadline_secs:.0f} s")
+        if now > self._lent_until:
+            raise too_slow("the download took longer than one of several mirrors may")
 
     def wait_secs(self, timeout: float) -> float:
         """Look, and return how long of `timeout` the wire may be waited for until the next look.
@@ -80,7 +89,8 @@ class Pace:
             UpdateError: what the sign of life raises.
         """
         self.look()
-        left = self._began + self._limits.deadline_secs - self._monotonic()
+        ends = min(self._began + self._limits.deadline_secs, self._lent_until)
+        left = ends - self._monotonic()
         return max(BRIEFEST_SECS, min(timeout, left, SLICE_SECS))
 
     def rest(self, secs: float) -> None:
