@@ -17,7 +17,7 @@ from updated.common.schema import fill, flatten
 from updated.common.settings import Layers
 
 CONFIG = Path(__file__).parents[2] / "systemd" / "config"
-SETTING = re.compile(r"^#(?P<key>[a-z_]+) =(?P<value>.*)$")
+SETTING = re.compile(r"^#(?P<key>[a-z0-9_]+) =(?P<value>.*)$")
 DAEMONS: dict[str, type[Any]] = {
     "lockd.toml": lockd_config.Settings,
     "lockd-fleetlock.toml": fleetlock_config.ServerSettings,

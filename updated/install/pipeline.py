@@ -74,7 +74,7 @@ class InstallRequest:
     file_sources: Mapping[str, Path] = field(default_factory=dict)  # the running slot's, for files that come as deltas
     skip_boot_files: bool = False  # leave them out
     packages: PackagePlan | None = None  # how the release's other files are reached; None: not at all, nor is its index
-    journal: Journal | None = None  # None: an install that was interrupted begins anew
+    journal: Journal | None = None  # None: nothing is kept, and version 1 is written as it comes
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,14 +231,15 @@ class _Install:
 
         Nobody has signed what it says until then: its operations may be made to take minutes, and writing them would
         cost the other slot's release. Without room to keep it, it is written as it comes into a slot that has nothing
-        to lose, and refused where the slot has a release that proved itself. Without a journal it is fetched twice.
+        to lose, and refused where the slot has a release that proved itself.
+        Whoever installs without a journal, as no agent does, has decided that for himself.
 
         Raises:
             RefusedError: what `WholeReader.check_end` raises.
             LocalError: NO_SPACE.
         """
-        if not keeper.keeps and self._request.journal is not None:
-            if slot.successful:
+        if not keeper.keeps:
+            if slot.successful and self._request.journal is not None:
                 raise LocalError(
                     ErrorCode.NO_SPACE,
                     f"there is no room to keep {work.metadata.payload_size} bytes of a payload that only its end"
@@ -257,7 +258,7 @@ class _Install:
             meter.add(size)
         reader.check_end(self._request.keyring)
         self._proven = True
-        self._fetched = meter.done if keeper.keeps else 0
+        self._fetched = meter.done
 
     def _believe(self) -> tuple[Metadata, SlotSet]:
         """Read the metadata; return them, and which of the payload's partitions make the slot."""
