@@ -252,16 +252,11 @@ class Session:
 
     async def _run(self, release: Release) -> None:
         event = self.boot_work.recall()
-        if event is Event.BOOT_UNJUDGED:
-            try:
-                (event,) = await self.boot_work.judge_health()
-            except UpdateError as error:
-                self.context.note_error(error)  # as the loop does, and the host stays up
+        try:
+            if await self._left(event):
                 return
-        if event is Event.LOST_TRIAL:
-            await self.boot_work.give_up()
-        if event in (Event.LOST_TRIAL, Event.UNHEALTHY_TRIAL):
-            await self.boot_work.fall_back()
+        except UpdateError as error:
+            self.context.note_error(error)  # as the loop does, and the host stays up
             return
         done = self.context.known()[0].version == NEW or NEW in self.context.memory.failed_versions
         if event is Event.SLOT_ARMED or done:
@@ -271,6 +266,17 @@ class Session:
         except UpdateError as error:
             self.context.note_error(error)  # as the loop does
             raise
+
+    async def _left(self, event: Event) -> bool:
+        """Judge the boot if nobody has; tell whether it was bad and a reboot was asked for."""
+        if event is Event.BOOT_UNJUDGED:
+            (event,) = await self.boot_work.judge_health()
+        if event is Event.LOST_TRIAL:
+            await self.boot_work.give_up()
+        if event in (Event.LOST_TRIAL, Event.UNHEALTHY_TRIAL):
+            await self.boot_work.fall_back()
+            return True
+        return False
 
     async def _update(self, release: Release) -> None:
         name = release.payload.name

@@ -76,7 +76,10 @@ class BootWork:
         """Tell from the boot loader's data, as they are now, whether a reboot can end in the other slot."""
         booted, other = self._context.means.boot.booted(), self._context.other_slot()
         return may_fall_back(
-            booted_successful=booted.successful, other_bootable=other.bootable, other_successful=other.successful
+            trial=self._context.trial,
+            booted_successful=booted.successful,
+            other_bootable=other.bootable,
+            other_successful=other.successful,
         )
 
     def _after_bad_trial(self) -> Event:
@@ -157,13 +160,20 @@ class BootWork:
     async def give_up(self) -> tuple[Event, ...]:
         """Spend the tries that the boot loader has left for this slot, so that the next boot is the other slot's.
 
+        Where that fails and the boot loader has the slot on trial still, the reboot uses up one of its tries at least.
+
         Raises:
-            LocalError: BOOT_CONTROL; the other slot isn't proven, or the data can't be written.
+            LocalError: BOOT_CONTROL; it failed, and the boot loader would boot this slot again and again.
         """
         context = self._context
         _, booted = context.known()
         log.warning("giving-up", version=context.view.version_booted, slot=booted.name)
-        await context.patiently(asyncio.to_thread(context.means.boot.give_up, booted))
+        try:
+            await context.patiently(asyncio.to_thread(context.means.boot.give_up, booted))
+        except LocalError as error:
+            if (await context.patiently(asyncio.to_thread(context.means.boot.booted))).successful:
+                raise
+            log.warning("tries-not-spent", code=error.name, message=error.message)
         return (Event.GIVEN_UP,)
 
     async def _confirm(self) -> None:

@@ -133,7 +133,7 @@ TABLE: dict[tuple[State, Event], Transition] = {
     ),
     (State.CONFIRMING, Event.UNHEALTHY_BOOT): Transition(State.UNHEALTHY, (Effect.NOTE_ERROR, Effect.SCHEDULE)),
     (State.FALLING_BACK, Event.GIVEN_UP): Transition(State.FALLING_BACK, (Effect.FALL_BACK,)),
-    (State.FALLING_BACK, Event.GIVE_UP_FAILED): Transition(State.FALLING_BACK, (Effect.NOTE_ERROR, Effect.FALL_BACK)),
+    (State.FALLING_BACK, Event.GIVE_UP_FAILED): Transition(State.UNHEALTHY, (Effect.NOTE_ERROR, Effect.SCHEDULE)),
     (State.FALLING_BACK, Event.FALL_BACK_FAILED): Transition(State.FALLING_BACK, (Effect.NOTE_ERROR, Effect.SCHEDULE)),
     (State.FALLING_BACK, Event.CHECK_DUE): Transition(State.FALLING_BACK, (Effect.FALL_BACK, Effect.SCHEDULE)),
     (State.UNHEALTHY, Event.CHECK_DUE): Transition(State.CONFIRMING, (Effect.JUDGE_HEALTH,)),

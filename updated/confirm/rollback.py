@@ -51,12 +51,13 @@ def classify_boot(pending: Pending | None, boot_id: str, booted_partuuid: str, *
     return Boot.ROLLED_BACK if pending.armed or tries_spent else Boot.INTERRUPTED
 
 
-def may_fall_back(*, booted_successful: bool, other_bootable: bool, other_successful: bool) -> bool:
-    """Tell whether a reboot can end in the other slot: this one is on trial, and that one has proven itself.
+def may_fall_back(*, trial: bool, booted_successful: bool, other_bootable: bool, other_successful: bool) -> bool:
+    """Tell whether a bad boot can be left for the other slot: this one is on trial, and that one has proven itself.
 
-    The boot loader's data say so, whatever the agent remembers: its state may have been lost since the slot was armed.
+    A slot is on trial when the agent remembers that, though somebody else may have marked it as good by now (systemd
+    blesses an entry of systemd-boot's by itself); or when the boot loader's data say so, for the state may be lost.
     """
-    return not booted_successful and other_bootable and other_successful
+    return (trial or not booted_successful) and other_bootable and other_successful
 
 
 def fall_back_retry_secs(attempts: int) -> float:
