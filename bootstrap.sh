@@ -24,8 +24,7 @@ test_programs="git:git setpriv:util-linux dbus-send:dbus mkfs.erofs:erofs-utils 
     systemd-nspawn:systemd-container mmdebstrap:mmdebstrap losetup:mount partx:util-linux nsenter:util-linux
     qemu-system-x86_64:qemu-system-x86 mkfs.vfat:dosfstools mcopy:mtools strip:binutils depmod:kmod
     busybox:busybox-static grub-mkimage:grub-common
-    sgdisk:gdisk grub-emu:grub-emu grub-editenv:grub-common grub-script-check:grub-common
-    sbsign:sbsigntool"
+    sgdisk:gdisk grub-emu:grub-emu grub-editenv:grub-common grub-script-check:grub-common"
 # file:package, for packages without a program
 test_files="/usr/share/OVMF/OVMF_CODE_4M.fd:ovmf /usr/lib/systemd/boot/efi/systemd-bootx64.efi:systemd-boot-efi
     /usr/lib/grub/i386-pc/boot.img:grub-pc-bin"

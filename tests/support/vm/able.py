@@ -17,7 +17,7 @@ from tests.support.vm.qemu import OVMF_CODE
 
 PROGRAMS = (
     "qemu-system-x86_64", "mmdebstrap", "apt-get", "debugfs", "e2fsck", "mkfs.vfat", "mcopy", "depmod", "strip",
-    "objcopy", "busybox", "veritysetup", "grub-mkimage", "sbsign", "setpriv",
+    "objcopy", "busybox", "veritysetup", "grub-mkimage", "setpriv",
 )  # fmt: skip
 FILES = (OVMF_CODE, SYSTEMD_BOOT, PLATFORM / "boot.img")
 

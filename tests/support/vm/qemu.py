@@ -19,7 +19,6 @@ T = TypeVar("T")
 HOST = "10.0.2.2"  # this machine, as a guest on QEMU's user network sees it
 MEMORY_MIB = 768  # the shipped units' MemoryMax=512M must be something that can be had
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-OVMF_SECURE = Path("/usr/share/OVMF/OVMF_CODE_4M.secboot.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 TCG = "tcg,thread=single,tb-size=256"
 # The guest's clock counts its instructions (4 ns each) while it computes, and runs on while it waits. So a host that is
@@ -48,27 +47,20 @@ class DirectBoot:
 
 @dataclass(frozen=True)
 class Uefi:
-    """OVMF; `variables` is this machine's own copy of the firmware's variables.
-
-    `secure` is the build that can enforce Secure Boot; system management mode keeps its variables from the kernel.
-    """
+    """OVMF; `variables` is this machine's own copy of the firmware's variables."""
 
     variables: Path
-    secure: bool = False
 
     @classmethod
-    def fresh(cls, variables: Path, *, secure: bool = False) -> Uefi:
-        """Make a firmware with empty variables: without any key."""
+    def fresh(cls, variables: Path) -> Uefi:
+        """Make a firmware with empty variables."""
         shutil.copyfile(OVMF_VARS, variables)
-        return cls(variables, secure)
+        return cls(variables)
 
     def arguments(self) -> list[str]:
         """QEMU's arguments."""
-        code = OVMF_SECURE if self.secure else OVMF_CODE
-        guarded = ["-machine", "smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"]
         return [
-            *(guarded if self.secure else []),
-            *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={code}"),
+            *("-drive", f"if=pflash,format=raw,unit=0,readonly=on,file={OVMF_CODE}"),
             *("-drive", f"if=pflash,format=raw,unit=1,file={self.variables}"),
         ]
 
