@@ -284,3 +284,22 @@ def test_updates_go_on_for_ever(host: EspHost) -> None:
         confirm(host)
         assert host.slot_of(host.boot()) == want, turn
         assert len(host.entries()) == 2, host.entries()
+
+
+@pytest.mark.parametrize("uki", [False, True])
+def test_an_empty_file_in_the_place_of_an_entry_is_written_over(host: EspHost, uki: bool) -> None:
+    """A name that a cut left without its content is told, takes no entry's place, and goes with the next change."""
+    host.install_factory(uki=uki)
+    host.boot()
+    plain = "EFI/Linux/slot-b.efi" if uki else "loader/entries/slot-b.conf"
+    host.put(plain, b"")
+    assert any("slot-b" in note and "can't be used" in note for note in host.control().notes())
+    control = host.control()
+    control.unmark(other_slot(control))
+    assert not (host.esp / plain).exists()
+    update(host, IMAGE if uki else FILES)
+    assert host.slot_of(host.boot()) == "B"
+    host.put(plain, b"")
+    confirm(host)
+    assert (host.esp / plain).stat().st_size > 0
+    assert [host.slot_of(host.boot()) for _ in range(2)] == ["B", "B"]

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
-from updated.slots.boot.bls import EntryName
+from updated.slots.boot.bls import EntryName, parse_name
 from updated.slots.boot.entries import CONF_FOLDER, IMAGE_FOLDER, BootEntry, Menu, files_named
 from updated.slots.boot.esp import BootFolder, pieces_of, put
 
@@ -60,7 +60,7 @@ class EntryWriter:
         """
         entry, target = entries[0], _place(name)
         folder = entry.folder
-        if folder.size(target) is None:
+        if all((one.folder, one.path) != (folder, target) for one in entries):  # what else has that name is torn
             try:
                 if entry.name.is_image and not (copied and _has_room(folder, folder.size(entry.path) or 0)):
                     folder.rename(entry.path, target)
@@ -87,6 +87,9 @@ class EntryWriter:
             OSError: the file system refused.
         """
         self._remove(self._menu.of(slot))
+        for folder, path in self._torn(slot):
+            folder.remove(path)
+            _flush(folder, path)
         for folder, path in self.stale(slot, staging):
             folder.remove(path)
             _flush(folder, path)
@@ -104,6 +107,18 @@ class EntryWriter:
         places += [(folder, path) for folder in folders for path in staging.values()]
         spelt = [(folder, _spelt(folder, path)) for folder, path in places if path.lower() not in kept]
         return [(folder, path) for folder, path in dict.fromkeys(spelt) if folder.size(path) is not None]
+
+    def _torn(self, slot: str) -> list[tuple[BootFolder, str]]:
+        """Return files that have the names of a slot's entries and aren't any: what a cut may leave on FAT."""
+        known = {entry.path for entry in self._menu.entries}
+        found = []
+        for folder in {id(entry.folder): entry.folder for entry in self._menu.entries}.values():
+            for place in (CONF_FOLDER, IMAGE_FOLDER):
+                for text in folder.names(place):
+                    name = parse_name(text)
+                    if name and name.stem.lower() == f"slot-{slot.lower()}" and f"{place}/{text}" not in known:
+                        found.append((folder, f"{place}/{text}"))
+        return found
 
     def _remove(self, entries: Sequence[BootEntry]) -> None:
         for entry in entries:
