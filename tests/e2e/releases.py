@@ -22,5 +22,10 @@ UNHEALTHY = SystemRelease(
     files={"usr/lib/systemd/system/check.service": CHECK, "usr/libexec/check": FAILS},
     enable=("check.service",),
 )
+HANGING = SystemRelease(
+    "1.1.0-hanging",
+    files={"usr/lib/systemd/system/check.service": CHECK, "usr/libexec/check": "#!/bin/sh\nexec sleep infinity\n"},
+    enable=("check.service",),
+)
 # its kernel would panic: there is no first process
 DEAD = SystemRelease("1.1.0-dead", files={"usr/lib/systemd/systemd": None})

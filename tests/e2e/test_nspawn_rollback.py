@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from fixtures.image.slot import SystemRelease, slot_digest
 from tests.e2e.conftest import MakeHost, StartRow
-from tests.e2e.releases import DEAD, FIRST, NEXT, UNHEALTHY
+from tests.e2e.releases import DEAD, FIRST, HANGING, NEXT, UNHEALTHY
 from tests.support.bootloader import Choice
+from tests.support.campaign import scale
 from tests.support.nspawn import NspawnHost
 from tests.support.nspawn_group import TicketGroup
 from tests.support.nspawn_server import ReleaseServer
@@ -102,3 +105,21 @@ def test_forged_release_is_refused(
     assert host.shut_down() == 0
     row.booted(host.boot().label)
     assert host.status()["version_booted"] == FIRST.version
+
+
+@pytest.mark.skipif(
+    scale(0, 1) == 0, reason="NOT TESTED HERE: a check that hangs for the default 300 s (make campaign)"
+)
+@pytest.mark.timeout(900)
+def test_check_that_hangs_is_ended(
+    nspawn_host: MakeHost, release_server: ReleaseServer, ticket_group: TicketGroup, scenario: StartRow
+) -> None:
+    """A release whose check never ends is given up at the default deadline, 300 s after the boot; A runs again."""
+    row = scenario("nspawn", "check that hangs, back to A at the default deadline")
+    host = nspawn_host()
+    row.booted(install(host, release_server, HANGING, ticket_group).label)
+    row.booted(host.boot(wait=False).label)
+    assert host.wait_end(secs=600) == 133
+    row.booted(host.boot().label)
+    see_rolled_back(host, release_server, ticket_group, HANGING)
+    assert host.boots == ["USR-A", "USR-B", "USR-A"]
