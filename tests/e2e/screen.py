@@ -98,6 +98,7 @@ boots        by any UEFI firmware from an NVMe disk, for example:
         -drive if=none,id=disk,format=raw,file={disk} -device nvme,drive=disk,serial=disk \\
         -nic user,model=virtio-net-pci -nographic
 
+docs/image-integration.md, section 6, makes and serves its next release.
 `make vm` boots such a machine with an update waiting.""")
     return 0
 
