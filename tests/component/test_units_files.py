@@ -145,3 +145,9 @@ def test_install_lays_out_a_host(tmp_path: Path) -> None:
     done = run("make", "-s", "-C", ROOT, "install-files", f"DESTDIR={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == INSTALLED
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)
+def test_resolver_at_a_link_local_address_may_be_asked(unit: Path) -> None:
+    """No unit shuts out link-local addresses, for in some clouds (and behind IPv6 routers) the resolver has one."""
+    assert settings_of(unit)["IPAddressDeny"] == ["multicast"]
