@@ -167,10 +167,12 @@ class ImpatientProtocol(H11Protocol):
     """uvicorn's HTTP, which also closes a connection on which no request begins for `timeout_keep_alive` seconds.
 
     uvicorn alone does so between two requests only, and not when half a head came: whoever opened enough of those
-    would leave no connection for anybody else. A body that doesn't come has a deadline of its own, `BODY_SECS`.
+    would leave no connection for anybody else. A body that doesn't come has a deadline of its own, `BODY_SECS`. Nor
+    does uvicorn end a connection whose client asks and doesn't read: here it has as long to take what was answered.
     """
 
     _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
@@ -184,9 +186,21 @@ class ImpatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing any more."""
-        if self._deadline is not None:
-            self._deadline.cancel()
+        for timer in (self._deadline, self._stalled):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Give a client that doesn't read its time; then the connection goes, whatever is left of the answers."""
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.timeout_keep_alive, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: it has read."""
+        if self._stalled is not None:
+            self._stalled.cancel()
+        super().resume_writing()
 
     def _expect_head(self) -> None:
         if self._deadline is not None:

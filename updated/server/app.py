@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hmac
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,23 @@ from updated.errors import UpdateError
 from updated.omaha.messages import Request
 from updated.omaha.request import REQUEST_LIMIT, parse_request
 from updated.omaha.response import NAME
-from updated.server.catalogue import EVENTS, Catalogue
+from updated.server.catalogue import Catalogue
 from updated.server.decisions import answer
 
 XML = "text/xml; charset=utf-8"
 EVENTS_SHOWN = 1000
 
 
-def make_app(directory: Path, public_url: str | None = None) -> Starlette:
+def make_app(directory: Path, public_url: str | None = None, token: bytes = b"", *, is_open: bool = True) -> Starlette:
     """Return the application.
 
     Args:
         directory: the releases.
         public_url: where hosts reach this server, when that isn't what they asked (a proxy in front).
+        token: what an operator sends to see the events.
+        is_open: whether the events are for whoever asks, when there is no token: for a server of loopback.
     """
-    service = Service(Catalogue(directory), public_url)
+    service = Service(Catalogue(directory), public_url, token, is_open=is_open)
     return Starlette(
         routes=[
             Route("/v1/update", service.update, methods=["POST"]),
@@ -47,8 +49,9 @@ def make_app(directory: Path, public_url: str | None = None) -> Starlette:
 class Service:
     """The handlers."""
 
-    def __init__(self, catalogue: Catalogue, public_url: str | None) -> None:
+    def __init__(self, catalogue: Catalogue, public_url: str | None, token: bytes, *, is_open: bool) -> None:
         self._catalogue, self._public_url = catalogue, public_url
+        self._token, self._open = token, is_open
 
     async def update(self, http: HttpRequest) -> Response:
         """Answer an Omaha request."""
@@ -91,13 +94,19 @@ class Service:
         return FileResponse(path, media_type="application/octet-stream")
 
     def _serves(self, name: str) -> bool:
-        return name.endswith(".payload") or self._catalogue.has_package(name)
+        return self._catalogue.offers(name)
 
-    async def events(self, _http: HttpRequest) -> Response:
-        """Return the last thousand events as JSON."""
-        path = self._catalogue.directory / EVENTS
-        lines = (await run_in_threadpool(path.read_text)).splitlines() if path.exists() else []
-        return JSONResponse([json.loads(line) for line in lines[-EVENTS_SHOWN:]])
+    async def events(self, http: HttpRequest) -> Response:
+        """Return the last thousand events as JSON, to who has the token or, without one, to this machine."""
+        if not self._may_see(http):
+            return PlainTextResponse("events are for operators: serve with --token-file, and send that", 401)
+        return JSONResponse(await run_in_threadpool(self._catalogue.last_events, EVENTS_SHOWN))
+
+    def _may_see(self, http: HttpRequest) -> bool:
+        if self._token:
+            scheme, _, given = http.headers.get("authorization", "").partition(" ")
+            return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+        return self._open
 
     async def health(self, _http: HttpRequest) -> Response:
         """Say that the server serves."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from updated.omaha.response import NAME
 LIMIT = 1024 * 1024  # bytes of a JSON file
 CHANNELS = "channels.json"
 EVENTS = "events.jsonl"
+EVENTS_BYTES = 16 * 1024 * 1024  # of a file of events, of which there are two at most
+SHOWN_BYTES = 1024 * 1024  # of its end that are looked at for the last ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +64,15 @@ class Catalogue:
         """Return the products that have a channel."""
         return {key.rpartition("/")[0] for key in self._channels()}
 
-    def has_package(self, name: str) -> bool:
-        """Tell whether a file is a further file of a release on offer.
+    def offers(self, name: str) -> bool:
+        """Tell whether a file is the payload or a further file of a release on offer: nothing else is served.
 
         Raises:
             LocalError: STATE; a file is damaged.
         """
         releases = {entry["release"] for entry in self._channels().values()}
-        return any(
-            package.name == name for path in releases for package in read_release(self.directory / path).packages
-        )
+        found = [read_release(self.directory / path) for path in releases]
+        return any(file.name == name for release in found for file in (release.payload, *release.packages))
 
     def publish(self, release: Path, channel: str, percent: int = 100) -> Release:
         """Offer a release of the directory on a channel.
@@ -96,18 +99,50 @@ class Catalogue:
                     f"{path} is not the {package.size} bytes that the release has",
                     hint="Build it again, or copy what is missing.",
                 )
-        channels = self._channels()
-        channels[f"{found.product}/{channel}"] = {"release": release.name, "percent": percent}
-        text = json.dumps(channels, indent=2, sort_keys=True) + "\n"
-        write_atomic(self.directory / CHANNELS, text.encode(), 0o644)
+        with self._alone():
+            channels = self._channels()
+            channels[f"{found.product}/{channel}"] = {"release": release.name, "percent": percent}
+            text = json.dumps(channels, indent=2, sort_keys=True) + "\n"
+            write_atomic(self.directory / CHANNELS, text.encode(), 0o644)
         return found
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let nobody else change the channels meanwhile: each who does reads them, and writes them all."""
+        fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
     def note_events(self, entries: list[Mapping[str, Any]]) -> None:
-        """Append to events.jsonl; one write, so that two servers' lines don't mix."""
+        """Append to events.jsonl; one write, so that two servers' lines don't mix.
+
+        A file that is full becomes events.jsonl.1, in the place of the one before: anybody can send events.
+        """
+        if not entries:
+            return
+        path = self.directory / EVENTS
         lines = "".join(json.dumps(entry) + "\n" for entry in entries)
-        fd = os.open(self.directory / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         with os.fdopen(fd, "wb", buffering=0) as file:
             file.write(lines.encode())
+            full = os.fstat(fd).st_size > EVENTS_BYTES
+        if full:
+            with suppress(FileNotFoundError):  # another server was first
+                path.replace(path.with_name(f"{EVENTS}.1"))
+
+    def last_events(self, count: int) -> list[Any]:
+        """Return the last events that were noted, oldest first, of the newest file; a line that is cut is left out."""
+        try:
+            with (self.directory / EVENTS).open("rb") as file:
+                start = max(0, os.fstat(file.fileno()).st_size - SHOWN_BYTES)
+                file.seek(start)
+                lines = file.read(SHOWN_BYTES).splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines[1 if start else 0 :][-count:]]
 
     def _channels(self) -> dict[str, dict[str, Any]]:
         path = self.directory / CHANNELS

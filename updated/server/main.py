@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import socket
+from ipaddress import ip_address
 from pathlib import Path
 
 from updated.common import cli
 from updated.common.errors import OperatorError
+from updated.common.ownership import read_owned
 from updated.errors import ErrorCode, LocalError
 from updated.server.catalogue import Catalogue
+
+CONNECTIONS = 2048  # more are told to come again
+IDLE_SECS = 30  # between two requests of a connection
 
 
 def main() -> None:
@@ -30,7 +35,7 @@ def _main() -> int:
             f"{found.product} {found.version} is on offer in {arguments.channel} for {arguments.percent} % of the hosts"
         )
     else:
-        serve(arguments.directory, arguments.listen, arguments.public_url)
+        serve(arguments.directory, arguments.listen, arguments.public_url, arguments.token_file)
     return cli.Exit.DONE
 
 
@@ -45,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("directory", type=Path, metavar="DIR")
     command.add_argument("--listen", required=True, metavar="ADDR:PORT", help="port 0 takes a free one")
     command.add_argument("--public-url", metavar="URL", help="where hosts reach this server, if a proxy is in front")
+    command.add_argument("--token-file", type=Path, metavar="FILE", help="what operators send to see GET /events")
     command = commands.add_parser("publish", help="offer a release on a channel")
     command.add_argument("directory", type=Path, metavar="DIR")
     command.add_argument("release", type=Path, metavar="RELEASE.json")
@@ -53,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def serve(directory: Path, listen: str, public_url: str | None) -> None:
+def serve(directory: Path, listen: str, public_url: str | None, token_file: Path | None = None) -> None:
     """Serve until told to stop; prints where, once it listens.
 
     Raises:
@@ -71,11 +77,27 @@ def serve(directory: Path, listen: str, public_url: str | None) -> None:
         ) from error
     if not directory.is_dir():
         raise LocalError(ErrorCode.USAGE, f"{directory} is no directory", hint="Name the directory of the releases.")
+    token = _read_token(token_file)
     sock = _listen(listen)
     host, port = sock.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    config = uvicorn.Config(make_app(directory, public_url), log_level="warning", access_log=False)
+    app = make_app(directory, public_url, token, is_open=ip_address(host).is_loopback)
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=IDLE_SECS
+    )
     uvicorn.Server(config).run(sockets=[sock])
+
+
+def _read_token(path: Path | None) -> bytes:
+    if path is None:
+        return b""
+    try:
+        token = read_owned(path, 4096).strip()
+    except (OSError, ValueError) as error:
+        raise LocalError(ErrorCode.STATE, f"{path} can't be read: {error}", hint="Name a file of yours.") from error
+    if not token:
+        raise LocalError(ErrorCode.STATE, f"{path} holds no token", hint="Put a line of printable ASCII into it.")
+    return token
 
 
 def _listen(address: str) -> socket.socket:
