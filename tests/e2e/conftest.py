@@ -18,6 +18,7 @@ from tests.support.verdicts import Scenario
 from tests.support.vm.site import Site, serving
 
 MakeHost = Callable[..., NspawnHost]
+BOOTING_SECS = 600.0  # a test of whole machines; the first one makes the root, too
 StartRow = Callable[[str, str], Scenario]
 
 
@@ -28,6 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         mark = needs_machine()
         for item in booting:
             item.add_marker(mark)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(BOOTING_SECS))
 
 
 @pytest.fixture
