@@ -21,7 +21,7 @@ from lockd import etcd_codec as codec
 from lockd.errors import ErrorCode, RefusedError, RemoteError
 from lockd.etcd import EtcdClient, EtcdOptions, open_etcd
 from tests.support.certificates import Authority, Pair
-from tests.support.etcd import Etcd
+from tests.support.etcd import Etcd, MutualEtcd
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +30,13 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def mutual(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[MutualEtcd]:
-    with MutualEtcd(tmp_path_factory.mktemp("mutual"), authority) as running:
+def mutual(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[GuardedEtcd]:
+    with GuardedEtcd(tmp_path_factory.mktemp("mutual"), authority) as running:
         yield running
 
 
-class MutualEtcd(Etcd):
-    """An etcd that speaks only to who shows a certificate of the authority."""
-
-    def __init__(self, directory: Path, authority: Authority) -> None:
-        server = authority.issue("server")
-        options = ("--client-cert-auth", "--trusted-ca-file", str(authority.ca))
-        super().__init__(directory, *options, cert=(server.cert, server.key))
-        self.context = ssl.create_default_context(cafile=str(authority.ca))
-        tester = authority.issue("tester")
-        self.context.load_cert_chain(tester.cert, tester.key)
-
-    def _context(self) -> ssl.SSLContext:
-        return self.context
+class GuardedEtcd(MutualEtcd):
+    """One with users."""
 
     def forget_tokens(self, name: str, password: str) -> None:
         """Have etcd forget a user's tokens, as it does when they run out: here because the password was set anew."""
@@ -111,7 +100,7 @@ def enable_users(endpoint: str, context: ssl.SSLContext | None) -> None:
         assert ask(endpoint, f"auth/{path}", body, context) == 200, path
 
 
-async def test_mutual_tls(mutual: MutualEtcd, authority: Authority) -> None:
+async def test_mutual_tls(mutual: GuardedEtcd, authority: Authority) -> None:
     """With a certificate, common name or not, a host gets in; without one, or without the authority, it is told."""
     for name in ("", "host-7"):
         async with client(mutual.endpoint, authority, authority.issue("host", common_name=name)) as found:
@@ -124,7 +113,7 @@ async def test_mutual_tls(mutual: MutualEtcd, authority: Authority) -> None:
 
 async def test_users_on_mutual_tls(authority: Authority, tmp_path: Path) -> None:
     """A certificate without a common name, and a user and a password, is what the gateway takes: the rest is told."""
-    with MutualEtcd(tmp_path / "etcd", authority) as guarded:
+    with GuardedEtcd(tmp_path / "etcd", authority) as guarded:
         enable_users(guarded.endpoint, guarded.context)
         plain, named = authority.issue("plain"), authority.issue("named", common_name="host-7")
         async with client(guarded.endpoint, authority, named, ("lockd", "secret")) as found:

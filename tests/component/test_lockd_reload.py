@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.etcd import Etcd
+from tests.support.certificates import Authority
+from tests.support.etcd import Etcd, MutualEtcd
 from tests.support.lockd_host import LockdHost
 from tests.support.processes import DEADLINE_SECS, run_tool, tool, wait_for
 
@@ -168,3 +169,25 @@ def test_wrong_settings_at_the_start_have_an_exit_code_of_their_own(tmp_path: Pa
     assert end() == 78
     (tmp_path / "lockd.toml").write_text(f'strategy = "local"\nstate_dir = "{tmp_path}"\nmachine_id = "m"\n')
     assert end() == 4
+
+
+def test_renewed_certificate_is_taken_up(tmp_path: Path) -> None:
+    """A client certificate that etcd doesn't accept is replaced on the disk: lockd goes on, without a restart."""
+    right, wrong = Authority(tmp_path / "right"), Authority(tmp_path / "wrong")
+    good, bad = right.issue("host"), wrong.issue("host")
+    with MutualEtcd(tmp_path / "etcd", right) as etcd:
+        current = tmp_path / "host.pem", tmp_path / "host.key"
+        for target, source in zip(current, (bad.cert, bad.key), strict=True):
+            target.write_bytes(source.read_bytes())
+        files = f'ca_file = "{right.ca}"\ncert_file = "{current[0]}"\nkey_file = "{current[1]}"\n'
+        policy = f'strategy = "etcd"\nspread_secs = 0\n[etcd]\nendpoints = ["{etcd.endpoint}"]\n{files}'
+        with LockdHost(tmp_path / "a", "host-a", policy) as host:
+            host.start()
+            host.need_reboot("1.1.0")
+            host.wait_gate("ticket")
+            for target, source in zip(current, (good.cert, good.key), strict=True):
+                target.with_suffix(".new").write_bytes(source.read_bytes())
+                target.with_suffix(".new").replace(target)
+            host.agent.say()
+            host.wait_reboot()
+            assert host.holders() == {"host-a": "rebooting"}

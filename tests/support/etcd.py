@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.certificates import Authority
+
 START_SECS = 60.0
 
 
@@ -99,3 +101,18 @@ class Etcd:
             self._child.kill()
             self._child.wait()
             self._child = None
+
+
+class MutualEtcd(Etcd):
+    """An etcd that speaks only to who shows a certificate of the authority."""
+
+    def __init__(self, directory: Path, authority: Authority) -> None:
+        server = authority.issue("server")
+        options = ("--client-cert-auth", "--trusted-ca-file", str(authority.ca))
+        super().__init__(directory, *options, cert=(server.cert, server.key))
+        self.context = ssl.create_default_context(cafile=str(authority.ca))
+        tester = authority.issue("tester")
+        self.context.load_cert_chain(tester.cert, tester.key)
+
+    def _context(self) -> ssl.SSLContext:
+        return self.context
