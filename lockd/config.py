@@ -23,6 +23,7 @@ from lockd.local_settings import HOOK_DIRS, AlertSettings, HookSettings, Session
 from lockd.oncalendar import parse
 from lockd.tickets import NAME
 from lockd.update_conf import KEYS, translate
+from lockd.wholeness import doubt_of
 from lockd.windows import Blackout, Window, check_duration, parse_blackout, parse_start, parse_weekday
 from updated.common.durable import read_bounded
 from updated.common.log import check_level
@@ -133,6 +134,7 @@ class Loaded:
     hook_dirs: tuple[Path, ...]
     layers: Layers
     unknown: tuple[str, ...]
+    doubt: str = ""  # why this policy may not be all of it, so that nothing reboots by it; empty: nothing says so
 
 
 def named_file(config: Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -168,6 +170,7 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
         settings, unknown = fill(Settings, layers)
         check_level(settings.log_level)
         check_local(settings.sessions, settings.alerts, settings.hooks)
+        doubt = doubt_of(explicit, layers, unknown)
     except SettingsDeniedError as error:
         raise RefusedError(
             ErrorCode.SETTINGS_DENIED, str(error),
@@ -182,7 +185,7 @@ def load(config: Path | None, environ: Mapping[str, str]) -> Loaded:
     windows, blackouts = tuple(map(_window, settings.window)), _blackouts(settings)
     settings = _with_room(settings, layers)
     dirs = settings.hooks.dirs or ((explicit.parent,) if explicit else HOOK_DIRS)
-    return Loaded(settings, windows, blackouts, dirs, layers, unknown)
+    return Loaded(settings, windows, blackouts, dirs, layers, unknown, doubt)
 
 
 def _read_layers(explicit: Path | None) -> Layers:

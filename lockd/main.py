@@ -9,6 +9,7 @@ import os
 import signal
 from pathlib import Path
 
+from lockd import message_ids
 from lockd.config import Loaded
 from lockd.errors import ErrorCode, LocalError, RefusedError
 from lockd.reread import SettingsReader
@@ -52,8 +53,8 @@ def _main() -> int:
     reader = SettingsReader(arguments.config, os.environ)
     loaded = reader.read()
     log.configure(loaded.settings.log_level)
-    for key in loaded.unknown:
-        logger.warning("unknown-setting", key=key, file=loaded.layers.origin[key])
+    if loaded.doubt:
+        logger.error("policy-doubtful", message_id=message_ids.SETTINGS_WRONG, problem=loaded.doubt)
     return asyncio.run(_run(reader, loaded))
 
 

@@ -23,6 +23,7 @@ class SettingsReader:
         self._paths: list[Path] = []
         self._read_as: Fingerprint = ()
         self._wrong = ""
+        self._doubt = ""  # of the settings in force
         self._wanted = False  # somebody asked for it, whatever the files look like
 
     def read(self) -> Loaded:
@@ -43,6 +44,7 @@ class SettingsReader:
             self.blame(error)
             raise
         self._wrong = ""
+        self._doubt = loaded.doubt
         return loaded
 
     def blame(self, error: LockdError) -> None:
@@ -69,4 +71,6 @@ class SettingsReader:
         """Return why nothing may be decided by the settings in force; empty when all is well."""
         if self.is_stale():
             return "the settings on the disk changed, and aren't in force yet"
-        return self._wrong and f"the settings are wrong, and those of before aren't valid any more: {self._wrong}"
+        if self._wrong:
+            return f"the settings are wrong, and those of before aren't valid any more: {self._wrong}"
+        return self._doubt and f"the policy may not be all of it: {self._doubt}"

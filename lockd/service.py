@@ -162,6 +162,8 @@ class Service:
         await before.close()
         self._register()
         logger.info("settings-reread", strategy=fresh.policy.strategy, group=fresh.policy.group)
+        if fresh.loaded.doubt:
+            logger.error("policy-doubtful", message_id=message_ids.SETTINGS_WRONG, problem=fresh.loaded.doubt)
 
     def _wired_anew(self) -> Wired | None:
         wrong: LockdError

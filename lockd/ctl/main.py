@@ -32,8 +32,8 @@ def _main() -> int:
         loaded = load(arguments.config, os.environ)
     except LockdError as error:
         return _without_settings(arguments, error)
-    for key in loaded.unknown:
-        print(f"warning: nothing knows the setting {key} in {loaded.layers.origin[key]}", file=sys.stderr)
+    if loaded.doubt and arguments.command != "windows":
+        print(f"warning: {loaded.doubt}; this host doesn't reboot by this policy", file=sys.stderr)
     named = named_file(arguments.config, os.environ) is not None
     return asyncio.run(_run(loaded, arguments, named=named))
 

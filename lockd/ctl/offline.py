@@ -13,7 +13,7 @@ from lockd import windows as windows_room
 from lockd.blockers import held_by_file
 from lockd.config import Loaded
 from lockd.ctl import daemon, show
-from lockd.errors import ErrorCode, LockdError
+from lockd.errors import ErrorCode, LocalError, LockdError
 from lockd.status import explain_document, window_document
 from updated.common import cli
 from updated.common.clock import SystemClock, rfc3339
@@ -61,7 +61,7 @@ def _offline_gates(loaded: Loaded, error: LockdError) -> list[gates.Gate]:
     held = held_by_file(settings.hold_file)
     facts = gates.Facts(
         now=now, need=gates.Need(True, True, UNKNOWN), strategy=settings.strategy, blockers=held, outlook=outlook,
-        min_remaining_secs=settings.min_remaining_secs, ticket=None,
+        min_remaining_secs=settings.min_remaining_secs, ticket=None, settings_problem=loaded.doubt,
     )  # fmt: skip
     seen = {gate.gate: gate for gate in (gates.strategy_gate(facts), gates.window_gate(facts))}
     if held:
@@ -97,7 +97,13 @@ async def windows(loaded: Loaded, arguments: argparse.Namespace) -> int:
 
 
 async def windows_of(loaded: Loaded, arguments: argparse.Namespace) -> int:
-    """Print how the windows of these settings stand, in force or not."""
+    """Print how the windows of these settings stand, in force or not.
+
+    Raises:
+        LocalError: CONFIG; the policy may not be all of it, so that its windows are none.
+    """
+    if loaded.doubt:
+        raise LocalError(ErrorCode.CONFIG, loaded.doubt, hint="Correct lockd.toml; nothing reboots by it until then.")
     at = arguments.at or SystemClock().now()
     document = window_document(windows_room.look(loaded.windows, at, loaded.blackouts))
     coming = windows_room.next_openings(loaded.windows, at, arguments.next, loaded.blackouts)

@@ -58,16 +58,21 @@ def load_layers(name: str, explicit: Path | None, roots: Sequence[Path] = ROOTS)
         SettingsError: a file is unreadable or malformed, or `explicit` isn't there.
     """
     layers = Layers()
-    folders = [explicit.parent] if explicit else [root / name for root in roots]
-    if explicit:
-        main: Path | None = explicit
-    else:
-        main = next((folder / f"{name}.toml" for folder in folders if _is_there(folder / f"{name}.toml")), None)
-    if main is not None:
-        layers.put(read_toml(main), str(main))
-    for path in _drop_ins([folder / "conf.d" for folder in folders]):
+    for path in layer_files(name, explicit, roots):
         layers.put(read_toml(path), str(path))
     return layers
+
+
+def layer_files(name: str, explicit: Path | None, roots: Sequence[Path] = ROOTS) -> list[Path]:
+    """Return the files that `load_layers` reads, in order: the main one, if there is one, and the drop-ins.
+
+    Raises:
+        SettingsError: a folder can't be listed, or it can't be found out whether a file is there.
+    """
+    folders = [explicit.parent] if explicit else [root / name for root in roots]
+    mains = [explicit] if explicit else [folder / f"{name}.toml" for folder in folders]
+    main = [path for path in mains if explicit or _is_there(path)][:1]
+    return main + _drop_ins([folder / "conf.d" for folder in folders])
 
 
 def _is_there(path: Path) -> bool:
