@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from lockd import gates, status, windows
+from lockd import gates, milestones, status, windows
 from lockd.agent import AgentView, rolled_back_since
 from lockd.errors import ErrorCode, LockdError, RefusedError
 from lockd.means import Means, Policy
 from lockd.rest import rest_until
 from lockd.semaphore import NOTHING_SEEN, Standing
-from lockd.surroundings import Surroundings, need_of
+from lockd.surroundings import Surroundings, kept_alive, need_of
 from lockd.tickets import Phase, Ticket
 from updated.common.log import get_logger
 
@@ -24,6 +24,7 @@ __all__ = ["Coordinator", "Means", "Policy"]
 
 logger = get_logger("coordinator")
 
+LOOK_SECS = 1800.0  # a look that takes longer, but for programs, hangs: the watchdog isn't fed any more, and ends it
 REST_SECS = 30.0  # the longest time without a look at the clock and the agent
 AGAIN_SECS = 0.5  # before looking again at what changed under us
 RETRY_SECS, RETRY_LIMIT_SECS = 2.0, 60.0  # after an error: doubled each time, spread by half
@@ -97,7 +98,7 @@ class Coordinator:
             if before_look is not None:
                 await before_look()
             self._looking = True
-            rest = await self.step()
+            rest = await kept_alive(self._means.notifier, self.step(), limit_secs=LOOK_SECS)
             self._means.notifier.watchdog()
             async with self._stepped:
                 self._looking = False
@@ -183,7 +184,7 @@ class Coordinator:
         if semaphore.keep_after_rollback and rolled_back_since(seen, claim):
             if claim.phase is not Phase.ROLLED_BACK:
                 reason = f"version {claim.version_to or 'unknown'} did not boot well on {claim.host or own.machine_id}"
-                logger.error("rolled-back", ticket=own.machine_id, reason=reason)
+                milestones.tell_rolled_back(own, seen, reason, self._policy.group)
                 await semaphore.record_rollback(own, reason)
                 self.view.group = await semaphore.look()
             if not seen.need_reboot:
@@ -193,7 +194,7 @@ class Coordinator:
         if not await self._is_back(own, seen):
             return True
         if await semaphore.give_back(own):
-            logger.info("ticket-released", group=self._policy.group, since=claim.since, version=seen.version_booted)
+            milestones.tell_released(claim, seen, self._policy.group)
         self._settled = True
         self.wake()  # look again at once: another update may be waiting
         return True
@@ -253,6 +254,7 @@ class Coordinator:
         group = NOTHING_SEEN if self._settled else self.view.group
         self._settled = False  # whatever becomes of the answer
         standing = await self._means.semaphore.acquire(seen.version_booted, self._version_to(seen), seen=group)
+        milestones.tell_taken(group, standing.ticket, self._policy.group)
         self.view.group = standing.group
         return standing
 
@@ -276,7 +278,7 @@ class Coordinator:
 
     async def _reboot(self, seen: AgentView) -> None:
         """Ask for the reboot; whatever isn't a clear no may still bring it about, and the slot is kept until then."""
-        logger.info("rebooting", version=self._version_to(seen), group=self._policy.group)
+        milestones.tell_reboot(seen, self._version_to(seen), self._policy.group)
         try:
             await self._means.reboot()
         except LockdError as error:

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from lockd import message_ids
 from lockd.errors import ErrorCode, LocalError, RefusedError, Retry
 from lockd.hooks import Outcome, programs, run_all
 from lockd.local_settings import HookSettings
@@ -83,7 +84,10 @@ class Drain:
     def _ended(self, failed: Outcome | None) -> str:
         """Take in how post-boot.d ended: the host is in service again, or it isn't yet."""
         if failed is not None:
-            logger.error("post-boot-failed", hook=failed.name, problem=failed.problem, words=failed.words)
+            logger.error(
+                "post-boot-failed", message_id=message_ids.POST_BOOT_FAILED, hook=failed.name, problem=failed.problem,
+                words=failed.words,
+            )  # fmt: skip
             if self._settings.on_post_boot_failure == "stop":
                 return f"post-boot.d/{failed.name} {failed.problem}: {failed.words or 'it said nothing'}"
         self._forget()

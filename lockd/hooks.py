@@ -76,7 +76,8 @@ async def run_all(
         return [Outcome(str(error.filename), f"can't be listed: {error.strerror}")]
     for path in paths:
         outcome = await run_program(path, timeout_secs=timeout_secs, env=env)
-        logger.info("hook-ran", hook=str(path), problem=outcome.problem, words=outcome.words)
+        tell = logger.warning if outcome.problem else logger.info
+        tell("hook-ran", hook=str(path), problem=outcome.problem, words=outcome.words)
         outcomes.append(outcome)
         if outcome.problem and until_failure:
             break

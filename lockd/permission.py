@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from lockd import message_ids
 from lockd.gates import Blocker
 from lockd.polkit import ANSWERS, explain_error, is_polkit_there
 from updated.common.bus import Bus, BusCallError, BusError
@@ -44,7 +45,9 @@ class Permission:
             self._found, self._wait_secs, self._again_at = (), 0.0, now + KEPT_SECS
             return ()
         if self._wait_secs == 0:
-            logger.warning("reboot-not-permitted", problem=problem[0], hint=problem[1])
+            logger.warning(
+                "reboot-not-permitted", message_id=message_ids.REBOOT_NOT_PERMITTED, problem=problem[0], hint=problem[1]
+            )
         self._wait_secs = min(self._wait_secs * 2 or FIRST_SECS, LIMIT_SECS)
         self._again_at = now + self._wait_secs
         ends_at = self._clock.now() + timedelta(seconds=self._wait_secs)

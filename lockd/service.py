@@ -8,6 +8,7 @@ import os
 import random
 from dataclasses import dataclass
 
+from lockd import message_ids
 from lockd.agent import AgentClient
 from lockd.bus import NAME, serve
 from lockd.config import Loaded
@@ -172,7 +173,7 @@ class Service:
         except LockdError as error:
             wrong = error
         self._reader.blame(wrong)
-        logger.error("settings-wrong", error=wrong.message, hint=wrong.hint)
+        logger.error("settings-wrong", message_id=message_ids.SETTINGS_WRONG, error=wrong.message, hint=wrong.hint)
         return None
 
     def _take(self, loaded: Loaded) -> Loaded:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any, TypeVar
 
-from lockd import gates, turns
+from lockd import gates, message_ids, turns
 from lockd.agent import AgentView
 from lockd.blockers import held_by_file
 from lockd.errors import LockdError
@@ -22,12 +23,14 @@ logger = get_logger("surroundings")
 WATCHDOG_SHARE = 3
 
 
-async def kept_alive(notifier: Notifier, work: Coroutine[Any, Any, T]) -> T:
-    """Wait for work that may take long, and feed the watchdog meanwhile."""
-    task, watchdog = asyncio.ensure_future(work), notifier.watchdog_secs
+async def kept_alive(notifier: Notifier, work: Coroutine[Any, Any, T], *, limit_secs: float = math.inf) -> T:
+    """Wait for work that may take long, and feed the watchdog meanwhile, for so many seconds."""
+    task, watchdog, fed_secs = asyncio.ensure_future(work), notifier.watchdog_secs, 0.0
     try:
         while not (await asyncio.wait([task], timeout=watchdog / WATCHDOG_SHARE if watchdog else None))[0]:
-            notifier.watchdog()
+            fed_secs += (watchdog or 0.0) / WATCHDOG_SHARE
+            if fed_secs < limit_secs:
+                notifier.watchdog()
         return task.result()
     finally:
         task.cancel()
@@ -64,7 +67,10 @@ class Surroundings:
         """What was tried for the reboot failed: that blocks for a while, longer each time (`lockd.setback`)."""
         now, monotonic = self._means.clock.now(), self._means.clock.monotonic()
         secs = self._setback.add(name, error, version=version_to, now=now, monotonic=monotonic)
-        logger.error("set-back", by=name, problem=error.message, hint=error.hint, again_in_secs=round(secs))
+        logger.error(
+            "set-back", message_id=message_ids.SET_BACK, by=name, problem=error.message, hint=error.hint,
+            again_in_secs=round(secs), version_to=version_to,
+        )  # fmt: skip
         if self._local is not None:
             self._local.blockers.forget()
 

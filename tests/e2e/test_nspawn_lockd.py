@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lockd import message_ids
 from tests.e2e.conftest import MakeHost, StartRow
-from tests.support.etcd import Etcd
+from tests.support.certificates import Authority
+from tests.support.etcd import Etcd, free_port
 from tests.support.nspawn import NspawnHost
 from tests.support.nspawn_lockd import (
     PERSON,
@@ -63,6 +65,13 @@ def test_reboot_with_a_ticket_in_etcd(nspawn_host: MakeHost, scenario: StartRow,
         assert lines[0] == "blocker by lockd"
         assert [line for line in lines if "blocker" not in line] == ["pre-reboot of web", "post-boot"]
         assert (warnings(host, boot=-1), warnings(host)) == ("", "")
+        told = [
+            host.journal(f"MESSAGE_ID={one}", boot=boot)
+            for one, boot in (
+                (message_ids.TICKET_TAKEN, -1), (message_ids.REBOOT_BEGINS, -1), (message_ids.TICKET_RELEASED, 0)
+            )
+        ]  # fmt: skip
+        assert [[row["LOCKD_VERSION_FROM"] for row in rows] for rows in told] == [["1.0.0"]] * 3
         assert show(host, "lockd", "NRestarts", "User")["NRestarts"] == "0"
 
 
@@ -270,3 +279,40 @@ def test_work_that_takes_longer_than_the_watchdog(nspawn_host: MakeHost, scenari
     row.booted(host.wait_reboot().label)
     assert host.run("cat", "/var/lib/lockd/drained-by").stdout.strip() == process
     assert "watchdog" not in host.messages("--unit=lockd.service", boot=-1).lower()
+
+
+@pytest.mark.timeout(600)
+def test_lock_manager_and_its_client(nspawn_host: MakeHost, scenario: StartRow, tmp_path: Path) -> None:
+    """lockd-fleetlock, in its shipped sandbox and with TLS, grants lockd its reboot from etcd, and takes it back."""
+    row = scenario("nspawn", "lockd-fleetlock: TLS, a grant, a reboot, its end")
+    pair, port = (authority := Authority(tmp_path / "certificates")).issue("server"), free_port()
+    with Etcd(tmp_path / "etcd") as etcd:
+        host = nspawn_host()
+        host.write("lockd-fleetlock/server.pem", pair.cert.read_text())
+        host.write("lockd-fleetlock/server.key", pair.key.read_text())
+        host.write("lockd-fleetlock/tokens", "a token\n")
+        host.write(
+            "lockd-fleetlock/lockd-fleetlock.toml",
+            f'listen = "127.0.0.1:{port}"\ngroups = ["web"]\ntoken_file = "/etc/lockd-fleetlock/tokens"\n'
+            'cert_file = "/etc/lockd-fleetlock/server.pem"\nkey_file = "/etc/lockd-fleetlock/server.key"\n'
+            f'[etcd]\nendpoints = ["{etcd.endpoint}"]\n',
+        )
+        host.write("lockd/ca.pem", authority.ca.read_text())
+        host.write("lockd/token", "a token\n")
+        host.write(
+            "lockd/lockd.toml",
+            'strategy = "fleetlock"\ngroup = "web"\nspread_secs = 0\n[fleetlock]\nid = "far-1"\n'
+            f'base_url = "https://127.0.0.1:{port}/"\nca_file = "/etc/lockd/ca.pem"\ntoken_file = "/etc/lockd/token"\n',
+        )
+        row.booted(host.boot().label)
+        host.run("systemctl", "enable", "--now", "lockd-fleetlock")
+        confirmed(host)
+        host.start("lockctl", "reboot")
+        row.booted(host.wait_reboot(wait=False).label)
+        assert holders(etcd) == {"far-1": "rebooting"}
+        host.wait_started()
+        confirmed(host)
+        wait_for(lambda: holders(etcd) == {}, "release of the slot")
+        host.wait_active("lockd-fleetlock.service")
+        assert warnings(host, "lockd-fleetlock.service", boot=-1) == ""
+        assert show(host, "lockd-fleetlock", "NRestarts", "User") == {"NRestarts": "0", "User": "lockd-fleetlock"}

@@ -6,9 +6,11 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from lockd import message_ids as lockd_message_ids
 from updated.agent import message_ids
 
 MAN = Path(__file__).parents[2] / "docs" / "man"
@@ -65,8 +67,9 @@ def test_page_has_what_every_page_has(name: str) -> None:
         assert f".Sh {section}\n" in source
 
 
-def test_message_ids_are_in_the_man_page_and_differ() -> None:
-    """updated(8) lists each MESSAGE_ID and no other: 32 hex digits, no two the same."""
-    pinned = [value for name, value in vars(message_ids).items() if name.isupper()]
-    listed = re.findall(r"^\.It ([0-9a-f]{32})$", (MAN / "updated.8").read_text(), re.MULTILINE)
+@pytest.mark.parametrize(("page", "pinned_in"), [("updated.8", message_ids), ("lockd.8", lockd_message_ids)])
+def test_message_ids_are_in_the_man_page_and_differ(page: str, pinned_in: ModuleType) -> None:
+    """A daemon's page lists each MESSAGE_ID of its own and no other: 32 hex digits, no two the same."""
+    pinned = [value for name, value in vars(pinned_in).items() if name.isupper()]
+    listed = re.findall(r"^\.It ([0-9a-f]{32})$", (MAN / page).read_text(), re.MULTILINE)
     assert sorted(pinned) == sorted(set(listed))
