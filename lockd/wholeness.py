@@ -14,6 +14,7 @@ from pathlib import Path
 from updated.common.durable import read_bounded
 from updated.common.settings import FILE_LIMIT, ROOTS, Layers, SettingsError, layer_files, read_toml
 
+NO_STRATEGY = "doesn't say which strategy"  # no doubt about its windows
 VENDOR = ROOTS[-1]  # what is below has no policy of this host's
 
 
@@ -42,5 +43,5 @@ def _doubt(path: Path) -> str:
     if not data.endswith(b"\n"):
         return f"{path} ends in the middle of a line: it was cut, or isn't written to its end"
     if not is_drop_in and "strategy" not in read_toml(path):
-        return f"{path} doesn't say which strategy: its beginning is missing, or the setting stands below a table"
+        return f"{path} {NO_STRATEGY}: its beginning is missing, or the setting stands below a table"
     return ""

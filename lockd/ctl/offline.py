@@ -15,6 +15,7 @@ from lockd.config import Loaded
 from lockd.ctl import daemon, show
 from lockd.errors import ErrorCode, LocalError, LockdError
 from lockd.status import explain_document, window_document
+from lockd.wholeness import NO_STRATEGY
 from updated.common import cli
 from updated.common.clock import SystemClock, rfc3339
 
@@ -102,7 +103,7 @@ async def windows_of(loaded: Loaded, arguments: argparse.Namespace) -> int:
     Raises:
         LocalError: CONFIG; the policy may not be all of it, so that its windows are none.
     """
-    if loaded.doubt:
+    if loaded.doubt and NO_STRATEGY not in loaded.doubt:
         raise LocalError(ErrorCode.CONFIG, loaded.doubt, hint="Correct lockd.toml; nothing reboots by it until then.")
     at = arguments.at or SystemClock().now()
     document = window_document(windows_room.look(loaded.windows, at, loaded.blackouts))
