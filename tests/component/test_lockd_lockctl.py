@@ -20,7 +20,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def lockctl(tmp_path: Path) -> Run:
     config = tmp_path / "lockd.toml"
     config.write_text(
-        f'state_dir = "{tmp_path}/state"\ngroup = "web"\nmachine_id = "me"\n'
+        f'strategy = "local"\nstate_dir = "{tmp_path}/state"\ngroup = "web"\nmachine_id = "me"\n'
         '[[window]]\nstart = "03:00"\nduration_secs = 3600\ntimezone = "Europe/Berlin"\ndays = ["Sat"]\n'
     )
 
@@ -139,12 +139,12 @@ def test_endpoint_that_cant_be_one_is_a_sentence(lockctl: Run, endpoint: str) ->
 
 
 def test_setting_that_nothing_knows_is_told(lockctl: Run, tmp_path: Path) -> None:
-    """A misspelt setting doesn't go unnoticed when a file is tried, and what is asked is answered all the same."""
+    """A misspelt setting may be a restriction that isn't heeded: a file that is tried has no window then."""
     config = tmp_path / "slip.toml"
     config.write_text("min_remaning_secs = 5\n")
     done = lockctl("windows", "--config", str(config))
-    assert (done.returncode, done.stdout) == (0, "open (since always, until no end in sight)\n")
-    assert done.stderr == f"warning: nothing knows the setting min_remaning_secs in {config}\n"
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: nothing knows the setting min_remaning_secs in {config} [config]\n")
 
 
 def test_file_that_is_nested_too_deep_is_a_sentence(lockctl: Run, tmp_path: Path) -> None:
