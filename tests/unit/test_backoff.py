@@ -20,9 +20,17 @@ OFFER = Offer("1.1.0", ("http://a/p", "http://b/p"), "p", 1000, bytes(32))
 MIDDLE = 0.5  # a die that adds nothing
 
 
-@pytest.mark.parametrize(("attempt", "days"), [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 16), (60, 16), (10**9, 16)])
+@pytest.mark.parametrize(("attempt", "minutes"), [(1, 15), (2, 60), (3, 360)])
+def test_first_failures_wait_minutes_and_hours(attempt: int, minutes: int) -> None:
+    """A failed download costs a quarter of an hour, not a day; the first waits are half of themselves more or less."""
+    assert backoff_secs(attempt, MIDDLE) == minutes * 60
+    assert backoff_secs(attempt, 0.0) == minutes * 30
+    assert backoff_secs(attempt, 0.999) < minutes * 90
+
+
+@pytest.mark.parametrize(("attempt", "days"), [(4, 1), (5, 2), (6, 4), (7, 8), (8, 16), (9, 16), (60, 16), (10**9, 16)])
 def test_table_of_delays(attempt: int, days: int) -> None:
-    """It doubles from one day to 16, six hours more or less."""
+    """After three short waits it doubles from one day to 16, six hours more or less."""
     assert backoff_secs(attempt, MIDDLE) == days * DAY
     assert backoff_secs(attempt, 0.0) == days * DAY - 6 * HOUR
     assert days * DAY + 5.9 * HOUR < backoff_secs(attempt, 0.999) < days * DAY + 6 * HOUR
@@ -34,8 +42,8 @@ def test_attempts_add_up_until_the_payload_changes() -> None:
     second = after_failure(first, OFFER, NOW, MIDDLE)
     assert first is not None
     assert second is not None
-    assert (first.attempt, first.until(NOW)) == (1, NOW + timedelta(days=1))
-    assert (second.attempt, second.until(NOW)) == (2, NOW + timedelta(days=2))
+    assert (first.attempt, first.until(NOW)) == (1, NOW + timedelta(minutes=15))
+    assert (second.attempt, second.until(NOW)) == (2, NOW + timedelta(hours=1))
     other = after_failure(second, dataclasses.replace(OFFER, size=1001), NOW, MIDDLE)
     assert other is not None
     assert other.attempt == 1
@@ -72,8 +80,8 @@ def test_offers_that_are_never_left_alone(flag: str) -> None:
     ("after", "held"),
     [
         (timedelta(0), True),
-        (timedelta(hours=23), True),
-        (timedelta(days=1), False),
+        (timedelta(minutes=14), True),
+        (timedelta(minutes=15), False),
         (timedelta(days=4000), False),  # the clock was set forward
         (timedelta(days=-10), True),  # and back, by less than the longest wait
         (timedelta(days=-20), False),

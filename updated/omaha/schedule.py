@@ -2,8 +2,9 @@
 
 First check 7 minutes after the start, spread by 10 minutes; then every 45, spread by 10; a server's PollInterval is
 honoured up to 4 hours and spread over half to one and a half times itself; after failures the wait doubles, up to 4
-hours, spread by its own length (update_check_scheduler). A payload that failed is left alone for a day, then for two,
-four, up to 16, each 6 hours more or less (PayloadState).
+hours, spread by its own length (update_check_scheduler). A payload that failed is left alone for a quarter of an
+hour, an hour and six, each half of itself more or less, and then as update_engine does: for a day, two, four, up to 16,
+each 6 hours more or less (PayloadState).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 SPREAD_SECS = 600.0
 LONGEST_SECS = 4 * 3600.0
 DAY_SECS = 24 * 3600.0
+EARLY_SECS = (15 * 60.0, 3600.0, 6 * 3600.0)  # what a mirror that was away, or a cut line, costs
 BACKOFF_MOST_DAYS = 16
 BACKOFF_FUZZ_SECS = 12 * 3600.0  # the whole width
 LONGEST_BACKOFF_SECS = BACKOFF_MOST_DAYS * DAY_SECS + BACKOFF_FUZZ_SECS / 2
@@ -53,7 +55,10 @@ def backoff_secs(attempt: int, fraction: float) -> float:
         attempt: n, from 1.
         fraction: a random number in [0, 1).
     """
-    days = min(2 ** min(attempt - 1, BACKOFF_MOST_DAYS), BACKOFF_MOST_DAYS)
+    if attempt <= len(EARLY_SECS):
+        first = EARLY_SECS[attempt - 1]
+        return spread(first, first, fraction)
+    days = min(2 ** min(attempt - 1 - len(EARLY_SECS), BACKOFF_MOST_DAYS), BACKOFF_MOST_DAYS)
     return spread(days * DAY_SECS, BACKOFF_FUZZ_SECS, fraction)
 
 
