@@ -77,7 +77,6 @@ def test_update_is_confirmed(scenario: StartRow, site: Site, first: SystemSlot, 
     assert read_environment(machine.disk.esp_file(PROVEN))["PROVEN"] == "B"
 
 
-@pytest.mark.long
 def test_broken_release_falls_back(scenario: StartRow, site: Site, first: SystemSlot, machine: VirtualMachine) -> None:
     """A release whose kernel panics has used up its one try, GRUB boots slot A again, and the server hears of it."""
     row = scenario(TIER, "broken release, back to A")

@@ -67,6 +67,7 @@ def test_update_is_blessed(
     assert "Kernel panic" not in guest.said()
 
 
+@pytest.mark.long
 def test_broken_release_falls_back(
     scenario: StartRow, site: Site, first: SystemSlot, machine: VirtualMachine, tmp_path: Path
 ) -> None:
