@@ -28,7 +28,7 @@ try() {{ "$@" && echo "DONE: $*" || echo "refused: $*"; }}
 try touch /usr/written
 try mount -o remount,rw /
 try touch /usr/written
-try blockdev --setrw /dev/mapper/slot
+blockdev --setrw /dev/mapper/slot  # the flag alone may be had; dm-verity refuses the write all the same
 try dd if=/dev/zero of=/dev/mapper/slot bs=4096 count=1 seek=3 conv=fsync
 echo end
 sync
@@ -75,7 +75,7 @@ def test_verified_update(scenario: StartRow, site: Site, tmp_path: Path) -> None
         guest.wait_for(lambda: "end\n" in (machine.var(ATTEMPTS) or ""), "attempts to write", every=3.0)
     row.booted("B")
     attempts = machine.var(ATTEMPTS) or ""
-    assert attempts.count("refused: ") == 5, attempts
+    assert attempts.count("refused: ") == 4, attempts
     assert "DONE" not in attempts, attempts
     assert machine.disk.digest("USR-A") == digest_of(first.system.image)
     assert machine.disk.digest("USR-B") == digest_of(second.system.image)
