@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,11 @@ from tests.support.disks import Bits, make_disk
 from tests.support.moving_clock import MovingClock
 from updated.agent.boot_work import BootWork
 from updated.agent.context import Context, Means
-from updated.agent.machine import Event
+from updated.agent.loop import Agent
+from updated.agent.machine import Event, State
 from updated.agent.memory import Memory, Store
+from updated.agent.status import View, blocked_by
+from updated.common.notify import Notifier
 from updated.config import HealthSettings, HostSettings, Settings
 from updated.confirm.rollback import Pending
 from updated.errors import ErrorCode, LocalError
@@ -44,9 +49,13 @@ class Host:
         return Store(self.root / "state")
 
     def boot(self, boot_id: str, *, trial_boots: int = 1) -> tuple[BootWork, Event]:
+        work = BootWork(self.context(boot_id, trial_boots=trial_boots))
+        return work, work.recall()
+
+    def context(self, boot_id: str, *, trial_boots: int = 1, check: str = "false") -> Context:
         (self.root / "boot_id").write_text(boot_id + "\n")
         settings = Settings(
-            health=HealthSettings(units=(), commands=(("false",),), deadline_secs=0.0, trial_boots=trial_boots),
+            health=HealthSettings(units=(), commands=((check,),), deadline_secs=0.0, trial_boots=trial_boots),
             host=HostSettings(
                 boot_id=self.root / "boot_id", machine_id=self.root / "machine-id", os_release=self.root / "os-release"
             ),
@@ -61,8 +70,7 @@ class Host:
             fraction=lambda: 0.0,
             reboot=self._reboot,
         )
-        work = BootWork(Context(means))
-        return work, work.recall()
+        return Context(means)
 
     async def _reboot(self, _alive: Callable[[], None]) -> None:
         self.reboots += 1
@@ -150,3 +158,33 @@ async def test_full_state_directory_costs_no_further_boots(tmp_path: Path) -> No
     (tmp_path / "state").rename(tmp_path / "gone")
     (tmp_path / "state").write_text("no directory")
     assert await work.judge_health() == (Event.LOST_TRIAL,)
+
+
+async def test_boot_that_cannot_be_remembered_is_tried_again(tmp_path: Path) -> None:
+    """A healthy boot that can't be confirmed for now is told as that, and confirmed within minutes once it can be."""
+    host = Host(tmp_path)
+    host.arm()
+    in_the_way = host.root / "state/rollback-floor"
+    in_the_way.mkdir()
+    agent = Agent(host.context(new_boot(), check="true"), Notifier(None))
+    seen: list[tuple[str, str | None]] = []
+
+    def follow(view: View) -> None:
+        if view.state is State.UNHEALTHY and view.last_error and in_the_way.exists():
+            seen.append((blocked_by(view) or "", view.next_check))
+            in_the_way.rmdir()
+
+    agent.listen(follow)
+    running = asyncio.create_task(agent.run())
+    while not agent.view.boot_confirmed:
+        await asyncio.sleep(0.01)
+        if running.done():
+            running.result()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    ((why, again),) = seen
+    assert why.startswith("this boot passed its health gate and can't be confirmed: the rollback floor")
+    assert again is not None
+    wait = datetime.fromisoformat(again) - MovingClock().now()
+    assert wait.total_seconds() <= 400, "the gate's own time and five minutes"
+    assert host.bits()[2]

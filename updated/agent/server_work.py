@@ -12,6 +12,8 @@ from updated.errors import RefusedError, UpdateError
 from updated.omaha import schedule
 from updated.omaha.protocol import NoUpdate, Offer
 
+REJUDGE_SECS = 300.0  # at most, to the next judgement of a boot that isn't confirmed: nothing else goes on meanwhile
+
 log = get_logger("check")
 
 
@@ -108,7 +110,7 @@ class ServerWork:
         if self._context.view.state is not State.UNHEALTHY and not self._talk.enabled:
             return None
         server = self._context.means.settings.server
-        return schedule.next_check_secs(
+        secs = schedule.next_check_secs(
             fraction=self._context.means.fraction(),
             first=not self._checked,
             failures=self._failures,
@@ -116,3 +118,4 @@ class ServerWork:
             interval_secs=server.poll_interval_secs,
             server_interval_secs=self._poll_interval_secs,
         )
+        return min(secs, REJUDGE_SECS) if self._context.view.state is State.UNHEALTHY else secs

@@ -68,13 +68,24 @@ def blocked_by(view: View) -> str | None:
     reasons = {
         State.STARTING: "the agent is starting",
         State.CONFIRMING: "the health gate is judging this boot",
-        State.UNHEALTHY: "this boot failed its health gate and there is no slot to fall back to",
+        State.UNHEALTHY: _why_unhealthy(view),
         State.FALLING_BACK: "this boot failed its health gate; the reboot to the other slot is on its way",
         State.NEED_REBOOT: "waiting for the reboot (lockd decides when: `lockctl explain`)",
     }
     if view.state is State.IDLE and view.backoff and not view.refusal:
         return view.backoff.why
     return reasons.get(view.state, view.refusal)
+
+
+def _is_unconfirmable(view: View) -> bool:
+    return view.last_error is not None and view.last_error["name"] != "health-failed"
+
+
+def _why_unhealthy(view: View) -> str:
+    """Tell a boot that failed its checks from one that passed them and can't be confirmed, as with a full disk."""
+    if view.last_error and _is_unconfirmable(view):
+        return f"this boot passed its health gate and can't be confirmed: {view.last_error['message']}"
+    return "this boot failed its health gate and there is no slot to fall back to"
 
 
 def progress(view: View) -> float:
@@ -186,7 +197,8 @@ def _what_ends(view: View) -> str:
         return view.backoff.ends
     return {
         State.CONFIRMING: "the checks pass, or their deadline does",
-        State.UNHEALTHY: f"the checks pass; they are asked again at {view.next_check}, or by `update-ctl check`",
+        State.UNHEALTHY: f"{'that ends' if _is_unconfirmable(view) else 'the checks pass'};"
+        f" it is tried again at {view.next_check}, or by `update-ctl check`",
         State.FALLING_BACK: "the reboot",
         State.NEED_REBOOT: "the reboot; `update-ctl reset` gives the update up",
         State.DOWNLOADING: "the end of the install",
