@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from tests.support.agent_bench import Bench
+from tests.support.loopback_http import serve_folder
 from tests.support.processes import wait_for
 from tests.support.releases import PRODUCT, SLOT_BYTES
 from updated.common.bus import BusCallError, connect
@@ -104,8 +105,10 @@ def test_payload_alone_is_installed(bench: Bench, tmp_path: Path) -> None:
 
 def test_payload_of_update_engine_is_named_after_its_file(bench: Bench, tmp_path: Path) -> None:
     """A payload that doesn't say its version, where such are allowed, is called what its file is called."""
-    config = bench.machine.root / "updated.toml"
-    config.write_text(config.read_text().replace("[slots]", "allow_legacy_payloads = true\n[slots]"))
+    config, kernel = bench.machine.root / "updated.toml", tmp_path / "vmlinuz-{slot}"
+    config.write_text(
+        config.read_text().replace("[slots]", f'allow_legacy_payloads = true\n[slots]\nkernel_path = "{kernel}"')
+    )
     shutil.copy(V1 / "key-a.pub.pem", bench.machine.root / "keys/key-a.pem")
     bench.machine.stop()
     bench.machine.start()
@@ -113,13 +116,15 @@ def test_payload_of_update_engine_is_named_after_its_file(bench: Bench, tmp_path
     assert bench.machine.status()["version_new"] == "full-signed-kernel.bin"
     image = lzma.decompress((V1 / "new.img.xz").read_bytes())
     assert content_of_b(bench)[: len(image)] == image
+    assert (tmp_path / "vmlinuz-b").read_bytes() == (V1 / "vmlinuz-new").read_bytes()
 
 
 def test_url_is_installed(bench: Bench) -> None:
     """A payload from any web server is installed without its being on offer."""
     bench.workshop.build(bench.releases, "1.1.0")
-    url = bench.server.wait_log("listening on").split()[-1] + f"/packages/{PRODUCT}-1.1.0.payload"
-    done = bench.machine.ctl("apply", url, "--wait")
+    with serve_folder(bench.releases) as web:
+        url = f"{web.url}/{PRODUCT}-1.1.0.payload"
+        done = bench.machine.ctl("apply", url, "--wait")
     assert done.returncode == 0, done.stderr
     assert content_of_b(bench) == bench.workshop.image("1.1.0").read_bytes()
     assert bench.machine.status()["by_hand"] == url
@@ -193,11 +198,12 @@ def test_url_that_leads_nowhere(bench: Bench) -> None:
 def test_secret_in_a_url_stays_one(bench: Bench) -> None:
     """What is behind the question mark of a URL is sent to its server and shown to nobody."""
     release = bench.workshop.build(bench.releases, "1.1.0")
-    base = bench.server.wait_log("listening on").split()[-1] + "/packages"
-    refused(bench, f"{base}/none.payload?token=geheim", 1, "http-status")
-    assert f"{base}/none.payload?..." in bench.machine.ctl("explain").stdout
-    assert release.exists()
-    assert bench.machine.ctl("apply", f"{base}/{PRODUCT}-1.1.0.payload?token=geheim", "--wait").returncode == 0
+    with serve_folder(bench.releases) as web:
+        refused(bench, f"{web.url}/none.payload?token=geheim", 1, "http-status")
+        assert f"{web.url}/none.payload?..." in bench.machine.ctl("explain").stdout
+        assert release.exists()
+        good = f"{web.url}/{PRODUCT}-1.1.0.payload?token=geheim"
+        assert bench.machine.ctl("apply", good, "--wait").returncode == 0
     for command in ("status", "explain", "history"):
         assert "geheim" not in bench.machine.ctl(command, "--json").stdout
     assert bench.machine.updated is not None

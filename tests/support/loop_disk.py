@@ -25,6 +25,8 @@ class LoopDisk:
         self.whole = Path(run("losetup", "--find", "--show", str(image)).strip())
         self.parts: dict[str, Path] = {}
         try:
+            # a run that was killed may have left its partitions on this device, which it no longer is a disk of
+            self._forget_partitions()
             # the kernel may have been built without support of GPT; partx reads the table and tells it
             run("partx", "--add", str(self.whole))
             for line in run("partx", "--raw", "--noheadings", "--output", "NR,NAME", str(self.whole)).splitlines():

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ssl
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.support.certificates import Pair
 
@@ -20,10 +21,25 @@ class QuietHandler(BaseHTTPRequestHandler):
         pass
 
 
+def serve_folder(folder: Path) -> LoopbackHttp:
+    """Return a plain web server of a folder's files, which knows neither ranges nor releases."""
+
+    class FolderHandler(SimpleHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return LoopbackHttp(FolderHandler)
+
+
 class LoopbackHttp:
     """Answers with `handler`, each connection in a thread of its own; encrypted where it is given a certificate."""
 
-    def __init__(self, handler: type[QuietHandler], pair: Pair | None = None) -> None:
+    def __init__(self, handler: type[BaseHTTPRequestHandler], pair: Pair | None = None) -> None:
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._scheme = "https" if pair else "http"
         if pair is not None:
