@@ -184,7 +184,9 @@ class _Install:
         written = image.blocks(manifest.block_size) * manifest.block_size  # its last block is padded
         booted = boot.booted()
         slot = next(slot for slot in boot.slots() if slot.partuuid != booted.partuuid)
-        places = FilePlaces(request.file_targets, request.file_sources, skip=request.skip_boot_files)
+        places = FilePlaces(
+            request.file_targets, request.file_sources, skip=request.skip_boot_files, freed=boot.stale_of(slot)
+        )
         check_places(parts, places, has_hash_partition=boot.verity_of(slot) is not None)
         with ExitStack() as stack:
             target = stack.enter_context(open_target(boot, slot, needed=written, host=self._means.host))

@@ -38,11 +38,13 @@ class FilePlaces:
         targets: of the slot that is written.
         sources: of the running slot, for files that come as deltas.
         skip: whether this host leaves a payload's boot files out.
+        freed: what un-marking the slot removes, its boot entry and image among them: their room counts.
     """
 
     targets: Mapping[str, Path]
     sources: Mapping[str, Path]
     skip: bool = False
+    freed: tuple[Path, ...] = ()
 
 
 def check_places(parts: SlotSet, places: FilePlaces, *, has_hash_partition: bool) -> None:
@@ -198,7 +200,7 @@ def open_files(manifest: Manifest, parts: SlotSet, places: FilePlaces, stack: Ex
         old = _open_old(part, places.sources, stack) if part.kinds & (FROM_SOURCE | IN_PLACE) else None
         targets.append(stack.enter_context(FileTarget(places.targets[name], _file_image(part))))
         files[name] = Beside(targets[-1], old, in_place=manifest.changes_in_place(part))
-    _check_room(targets, _stale(places))
+    _check_room(targets, {*_stale(places), *(path for path in places.freed if path.is_file())})
     return files
 
 
@@ -236,7 +238,7 @@ def _stale(places: FilePlaces) -> list[Path]:
     return [path for path in places.targets.values() if path.is_file() and path.resolve() not in running]
 
 
-def _check_room(targets: list[FileTarget], stale: list[Path]) -> None:
+def _check_room(targets: list[FileTarget], stale: set[Path]) -> None:
     """See that each file system has room for all that goes there, once the stale files are gone.
 
     Raises:
