@@ -224,13 +224,3 @@ def test_whole_kernel_beside_a_delta_of_the_slot_is_made_of_nothing() -> None:
     kernel = Partition("kernel", (), old, old, is_file=True, kinds=frozenset({OpType.REPLACE}))
     manifest = Manifest(1, 0, 4096, (root, kernel), None, (), 0, 0, 0)
     assert (manifest.changes_in_place(root), manifest.changes_in_place(kernel)) == (True, False)
-
-
-def test_folder_of_a_boot_file_is_made(tmp_path: Path) -> None:
-    """The first release with boot files for a slot finds no folder for them, as on an ESP from the factory."""
-    path, content = tmp_path / "updated/slot-b/linux", b"kernel"
-    with FileTarget(path, Image(len(content), hashlib.sha256(content).digest())) as target:
-        target.write(0, content)
-        target.check()
-        target.commit()
-    assert path.read_bytes() == content

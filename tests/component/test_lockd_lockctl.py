@@ -129,9 +129,11 @@ def test_wrong_usage_is_exit_code_2(
     ["http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://127.0.0.1:", "http://127.0.0.1:x", "127.0.0.1:2379",
      "http://[::1", "http://:2379", "http://10.0.0.1:2379/v3", "http://a b:1", "http://a:1?x"],
 )  # fmt: skip
-def test_endpoint_that_cant_be_one_is_a_sentence(lockctl: Run, endpoint: str) -> None:
+def test_endpoint_that_cant_be_one_is_a_sentence(lockctl: Run, tmp_path: Path, endpoint: str) -> None:
     """A slip in an address is told with the address, before anything is sent, and never as a traceback."""
-    done = lockctl("status", LOCKD_ENDPOINTS=endpoint)
+    config = tmp_path / "etcd.toml"
+    config.write_text('strategy = "etcd"\n')
+    done = lockctl("status", LOCKD_ENDPOINTS=endpoint, LOCKD_CONFIG=str(config))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: etcd.endpoints: ")
     assert endpoint in done.stderr

@@ -192,7 +192,7 @@ class CrashHost:
         root = self.root
         return Settings(
             server=ServerSettings(product=PRODUCT),
-            trust=TrustSettings(keys_dir=root / "keys"),
+            trust=TrustSettings(keys_dir=root / "keys", allow_version_1=True),
             slots=SlotSettings(
                 disk=self.disk,
                 kernel_path=self.media / "boot/vmlinuz-{slot}",

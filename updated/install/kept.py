@@ -46,6 +46,7 @@ class Keeper:
         self._journal, self._at, self._begin, self._end = journal, at, begin, end
         self._fd: int | None = None
         self.kept = self._saved = 0  # bytes
+        self.lost: str | None = None  # why nothing is kept any more
         if journal is not None:
             self._open(journal)
 
@@ -150,6 +151,7 @@ class Keeper:
 
     def _give_up(self, why: str) -> None:
         """Keep nothing any more, and take no room: the install goes on without."""
+        self.lost = why
         log.warning("not-kept", why=why, now="an install that is cut off begins anew")
         if self._saved and self._journal is not None:
             self._saved = 0

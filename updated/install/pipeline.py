@@ -244,8 +244,8 @@ class _Install:
             if slot.successful and self._request.journal is not None:
                 raise LocalError(
                     ErrorCode.NO_SPACE,
-                    f"there is no room to keep {work.metadata.payload_size} bytes of a payload that only its end"
-                    f" proves, and slot {slot.name} holds a release that would be lost if it turned out false",
+                    f"{work.metadata.payload_size} bytes of a payload that only its end proves can't be kept until then"
+                    f" ({keeper.lost}), and slot {slot.name} holds a release that would be lost if it turned out false",
                     hint="Free twice that space in state_dir, or publish the release as a payload of version 2.",
                 )
             return
