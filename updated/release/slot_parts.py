@@ -14,7 +14,7 @@ from pathlib import Path
 from updated.errors import ErrorCode, LocalError, RefusedError
 from updated.release.beside import beside
 from updated.release.request import BuildRequest
-from updated.release.uki import PeError, command_lines, root_hashes
+from updated.release.uki import command_lines, root_hashes
 from updated.release.verity import (
     BLOCK,
     Superblock,
@@ -113,7 +113,7 @@ def _superblock(hash_image: Path, raw: bytes) -> Superblock:
 def _check_uki(uki: Path, root_hash: str | None) -> None:
     try:
         lines = _command_lines(uki)
-    except (PeError, ValueError) as error:
+    except ValueError as error:
         raise LocalError(
             ErrorCode.USAGE, f"{uki} is no UKI: {error}", hint="Make it with `ukify build`, see ukify(1)."
         ) from error

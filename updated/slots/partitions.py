@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -158,6 +158,36 @@ class Partitions:
             f"the partition table of {self.path} can't be {what}: {error}",
             hint="Look at the disk and the kernel's log (`dmesg`).",
         )
+
+
+class SlotPlaces:
+    """The verbs of BootControl that are the same for every boot loader whose slots are partitions."""
+
+    _parts: Partitions
+
+    def path_of(self, slot: Slot) -> tuple[Path, int]:
+        """Return the partition's own device node, or the image file and the slot's offset in it.
+
+        Raises:
+            LocalError: BOOT_CONTROL; the disk is gone.
+        """
+        return self._parts.place(slot.place)
+
+    def verity_of(self, slot: Slot) -> tuple[Path, int, int] | None:
+        """Return node or image file, offset and size of the slot's hash partition; None without `slots.verity_labels`.
+
+        Raises:
+            LocalError: GPT_INVALID, SLOT_NOT_FOUND, BOOT_CONTROL.
+        """
+        return self._parts.verity_of(slot)
+
+    def files_of(self, slot: Slot) -> Mapping[str, Path]:
+        """Return the places that the settings name for a payload's kernel and initrd."""
+        return self._parts.layout.files_of(slot)
+
+    def stale_of(self, slot: Slot) -> tuple[Path, ...]:
+        """Return nothing: a slot's files stay where they are until the install writes over them."""
+        return ()
 
 
 def refuse_other(slot: Slot, running: Slot) -> None:

@@ -11,7 +11,7 @@ marked it; `confirm` lowers that too, and `arm` refuses rather than touch the en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from updated.slots.boot import Contents
 from updated.slots.disk import Disk
 from updated.slots.gpt import COREOS_ROOTFS, NIBBLE, Entry, Table, priority_of, set_boot_bits, successful_of, tries_of
 from updated.slots.layout import HostPaths, Layout, Slot, slot_of
-from updated.slots.partitions import Opener, Partitions, refuse_other, refuse_without_fallback
+from updated.slots.partitions import Opener, Partitions, SlotPlaces, refuse_other, refuse_without_fallback
 from updated.slots.tables import Found, read_table, write_table
 
 
-class GptPrio:
+class GptPrio(SlotPlaces):
     """The slots of one disk, a block device or an image file.
 
     Args:
@@ -121,30 +121,6 @@ class GptPrio:
             spent = _with_bits(mine, priority_of(mine.attributes), 0, successful=False)
             if any(self._entry(copy, slot).attributes != spent.attributes for copy in found.copies):
                 write_table(disk, found, found.table.changed(spent))
-
-    def path_of(self, slot: Slot) -> tuple[Path, int]:
-        """Return the partition's own device node, or the image file and the slot's offset in it.
-
-        Raises:
-            LocalError: BOOT_CONTROL; the disk is gone.
-        """
-        return self._parts.place(slot.place)
-
-    def verity_of(self, slot: Slot) -> tuple[Path, int, int] | None:
-        """Return node or image file, offset and size of the slot's hash partition; None without `slots.verity_labels`.
-
-        Raises:
-            LocalError: GPT_INVALID, SLOT_NOT_FOUND, BOOT_CONTROL.
-        """
-        return self._parts.verity_of(slot)
-
-    def files_of(self, slot: Slot) -> Mapping[str, Path]:
-        """Return the places that the settings name for a payload's kernel and initrd."""
-        return self._parts.layout.files_of(slot)
-
-    def stale_of(self, slot: Slot) -> tuple[Path, ...]:
-        """Return nothing: a slot's files stay where they are until the install writes over them."""
-        return ()
 
     def notes(self) -> tuple[str, ...]:
         """Return which disk it is, and what is wrong with either copy of its table.

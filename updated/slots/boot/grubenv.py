@@ -19,14 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from updated.errors import ErrorCode, LocalError
 from updated.slots.boot import Contents
 from updated.slots.boot.envblock import NAME, EnvBlock, changed_block, new_block, parse_block
 from updated.slots.boot.envfile import EnvFile
 from updated.slots.layout import NAMES, Slot
-from updated.slots.partitions import Partitions, refuse_other, refuse_without_fallback
+from updated.slots.partitions import Partitions, SlotPlaces, refuse_other, refuse_without_fallback
 
 PROVEN = "PROVEN"
 
@@ -45,7 +44,7 @@ class _State:
         return next(slot for slot in self.slots if slot.partuuid != self.running.partuuid)
 
 
-class GrubEnv:
+class GrubEnv(SlotPlaces):
     """The slots of a host that GRUB boots.
 
     Args:
@@ -128,30 +127,6 @@ class GrubEnv:
         refuse_other(slot, state.running)
         refuse_without_fallback(state.running, state.other)
         self._write(state, {slot.name: ("1", "1")}, first=state.other.name)
-
-    def path_of(self, slot: Slot) -> tuple[Path, int]:
-        """Return the partition's own device node, or the image file and the slot's offset in it.
-
-        Raises:
-            LocalError: BOOT_CONTROL; the disk is gone.
-        """
-        return self._parts.place(slot.place)
-
-    def verity_of(self, slot: Slot) -> tuple[Path, int, int] | None:
-        """Return node or image file, offset and size of the slot's hash partition; None without `slots.verity_labels`.
-
-        Raises:
-            LocalError: GPT_INVALID, SLOT_NOT_FOUND, BOOT_CONTROL.
-        """
-        return self._parts.verity_of(slot)
-
-    def files_of(self, slot: Slot) -> Mapping[str, Path]:
-        """Return the places that the settings name for a payload's kernel and initrd."""
-        return self._parts.layout.files_of(slot)
-
-    def stale_of(self, slot: Slot) -> tuple[Path, ...]:
-        """Return nothing: a slot's files stay where they are until the install writes over them."""
-        return ()
 
     def notes(self) -> tuple[str, ...]:
         """Return which block it is, what its variables are, and what is wrong.

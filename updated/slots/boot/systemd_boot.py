@@ -24,7 +24,7 @@ from updated.slots.boot.esp import BootFolder
 from updated.slots.boot.esp_changes import EntryWriter
 from updated.slots.boot.esp_errors import no_entry, no_esp, refuse_mismatch, translated
 from updated.slots.layout import NAMES, Slot, find_verity
-from updated.slots.partitions import Partitions, refuse_other, refuse_without_fallback
+from updated.slots.partitions import Partitions, SlotPlaces, refuse_other, refuse_without_fallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class _View:
         return next(slot for slot in self.slots if slot.partuuid != self.running.partuuid)
 
 
-class SystemdBoot:
+class SystemdBoot(SlotPlaces):
     """The slots of a host that systemd-boot boots.
 
     Args:
@@ -145,22 +145,6 @@ class SystemdBoot:
             if not mine:
                 raise no_entry(slot)
             EntryWriter(view.menu).rename(mine, mine[0].name.counted(0, max(1, mine[0].name.done)))
-
-    def path_of(self, slot: Slot) -> tuple[Path, int]:
-        """Return the partition's own device node, or the image file and the slot's offset in it.
-
-        Raises:
-            LocalError: BOOT_CONTROL; the disk is gone.
-        """
-        return self._parts.place(slot.place)
-
-    def verity_of(self, slot: Slot) -> tuple[Path, int, int] | None:
-        """Return node or image file, offset and size of the slot's hash partition; None without `slots.verity_labels`.
-
-        Raises:
-            LocalError: GPT_INVALID, SLOT_NOT_FOUND, BOOT_CONTROL.
-        """
-        return self._parts.verity_of(slot)
 
     def files_of(self, slot: Slot) -> Mapping[str, Path]:
         """Return where kernel, initrd and UKI lie: the running slot's as its entry names them, the other's as staged.
